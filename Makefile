@@ -1,0 +1,58 @@
+# Holdfast: every command a contributor needs. `make help` lists them.
+#
+# Nothing has to be active or installed beforehand but Python 3.10 or newer and make:
+# the first target makes .venv, and makes it again only when pyproject.toml changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+N ?= 200000
+REPEAT ?= 3
+
+# A virtual environment of the caller must not leak into ours.
+unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+export PYTHONUNBUFFERED = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test crash lint format types bench simulate clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml
+	@sh .ci/install "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: $(STAMP) ## Run 300 orders through crashes, then audit them (Ctrl-C and run again: it resumes)
+	@$(BIN)/python -m examples.orders
+
+test: $(STAMP) ## Run the tests, without the long crash tests
+	@$(BIN)/python -m pytest -m "not slow"
+
+# pytest's exit status 5 says that no test carries the mark, which is no failure.
+crash: $(STAMP) ## Run the long crash tests
+	@$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+
+lint: $(STAMP) ## Check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(STAMP) ## Rewrite the files in our format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(STAMP) ## Check the types, strictly
+	@$(BIN)/mypy
+	@$(BIN)/mypy examples benchmarks
+
+bench: $(STAMP) ## Measure against plain Ray (REPEAT=3)
+	@$(BIN)/python -m benchmarks.run --repeat $(REPEAT) --json benchmarks.jsonl
+
+simulate: $(STAMP) ## Run N=200000 random schedules of the engine
+	@$(BIN)/python -m tests.simulation --schedules $(N)
+
+clean: ## Remove what the other commands made
+	rm -rf $(VENV) .demo build dist benchmarks.jsonl
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
