@@ -1,0 +1,1 @@
+"""The engine: decides. Pure state machines; no Ray, asyncio, LMDB, clock or I/O in here."""

@@ -1,0 +1,261 @@
+"""Every error Holdfast raises on purpose.
+
+The class says what went wrong and whose move it is, attributes carry the ids,
+the message names the value and the fix. All survive pickling: `args` holds
+what the constructor takes. They are defined this low so that every room can
+raise them; users find them in `holdfast.workflow.exceptions`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Python's own slot, under the property that stands over it in one class below.
+_CAUSE: Any = BaseException.__dict__["__cause__"]
+
+
+class HoldfastError(Exception):
+    """Base of every error of Holdfast."""
+
+
+class WorkflowError(HoldfastError):
+    """Base of the errors about workflows, under its old name."""
+
+
+class WorkflowExecutionError(WorkflowError):
+    """A workflow failed. The user's error is the `__cause__`."""
+
+    def __init__(self, workflow_id: str, detail: str = "", cause: BaseException | None = None) -> None:
+        super().__init__(workflow_id, detail, cause)
+        self.workflow_id, self.detail, self.cause = workflow_id, detail, cause
+        self.__cause__ = cause
+
+    @property
+    def __cause__(self) -> BaseException | None:
+        # Ray raises errors of actors as a class of its own that inherits from ours and is made without a cause:
+        # it keeps the error it was made from in `cause`.
+        given: BaseException | None = _CAUSE.__get__(self, type(self))
+        if given is None and isinstance(self.cause, WorkflowExecutionError):
+            return self.cause.__cause__
+        return given
+
+    @__cause__.setter
+    def __cause__(self, cause: BaseException | None) -> None:
+        _CAUSE.__set__(self, cause)
+
+    def __str__(self) -> str:
+        said = f" {self.detail}" if self.detail else ""
+        return (
+            f"Workflow[id={self.workflow_id}] failed during execution.{said} "
+            f"Mend the cause and call workflow.resume({self.workflow_id!r})."
+        )
+
+
+class WorkflowCancellationError(WorkflowError):
+    """A workflow was cancelled while somebody waited for its result."""
+
+    def __init__(self, workflow_id: str) -> None:
+        super().__init__(workflow_id)
+        self.workflow_id = workflow_id
+
+    def __str__(self) -> str:
+        return f"Workflow[id={self.workflow_id}] is cancelled. Delete it to run the id afresh."
+
+
+class WorkflowNotFoundError(WorkflowError):
+    """No workflow with this id is in the store."""
+
+    def __init__(self, workflow_id: str, store_url: str = "") -> None:
+        super().__init__(workflow_id, store_url)
+        self.workflow_id, self.store_url = workflow_id, store_url
+
+    def __str__(self) -> str:
+        where = f" in {self.store_url}" if self.store_url else ""
+        return (
+            f"Workflow[id={self.workflow_id}] was referenced but doesn't exist{where}. "
+            "List ids with workflow.list_all(), or check the storage given to workflow.init()."
+        )
+
+
+class WorkflowNotResumableError(WorkflowError, ValueError):
+    """A workflow cannot be resumed: unknown, or cancelled."""
+
+    def __init__(self, workflow_id: str, reason: str = "it does not exist") -> None:
+        super().__init__(workflow_id, reason)
+        self.workflow_id, self.reason = workflow_id, reason
+
+    def __str__(self) -> str:
+        return f"Workflow[id={self.workflow_id}] is not resumable: {self.reason}."
+
+
+class WorkflowTaskNotRecoverableError(WorkflowError):
+    """What a task needs to run again is gone from the store."""
+
+    def __init__(self, task_id: str, reason: str = "") -> None:
+        super().__init__(task_id, reason)
+        self.task_id, self.reason = task_id, reason
+
+    def __str__(self) -> str:
+        return f"Workflow task[id={self.task_id}] is not recoverable{': ' + self.reason if self.reason else ''}."
+
+
+class WorkflowStillActiveError(WorkflowError):
+    """The operation needs a workflow that is not running or pending."""
+
+    def __init__(self, operation: str, workflow_id: str) -> None:
+        super().__init__(operation, workflow_id)
+        self.operation, self.workflow_id = operation, workflow_id
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operation} could not be done: Workflow[id={self.workflow_id}] is still active. "
+            f"Wait for it, or call workflow.cancel({self.workflow_id!r}) first."
+        )
+
+
+class WorkflowEndedError(WorkflowError):
+    """The workflow has ended and takes nothing more."""
+
+    def __init__(self, workflow_id: str, status: str) -> None:
+        super().__init__(workflow_id, status)
+        self.workflow_id, self.status = workflow_id, status
+
+    def __str__(self) -> str:
+        return f"Workflow[id={self.workflow_id}] is {self.status}: an event could reach nobody any more."
+
+
+class InvalidGraphError(WorkflowError, ValueError):
+    """A graph that could never finish: empty, cyclic, or with an input that is not there."""
+
+    def __init__(self, problem: str, fix: str) -> None:
+        super().__init__(problem, fix)
+        self.problem, self.fix = problem, fix
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.fix}."
+
+
+class InvalidWorkflowIdError(WorkflowError, ValueError):
+    """A workflow id that cannot be used."""
+
+    def __init__(self, shown_id: str, problem: str) -> None:
+        super().__init__(shown_id, problem)
+        self.shown_id, self.problem = shown_id, problem
+
+    def __str__(self) -> str:
+        return f"workflow_id {self.shown_id} {self.problem}. Use a non-empty string of at most 1,024 bytes in UTF-8."
+
+
+class StaleLeaseError(HoldfastError):
+    """A write under an old epoch. The writer has been replaced and must stop; nothing was written."""
+
+    def __init__(self, workflow_id: str, held: int, current: int) -> None:
+        super().__init__(workflow_id, held, current)
+        self.workflow_id, self.held, self.current = workflow_id, held, current
+
+    def __str__(self) -> str:
+        return f"workflow {self.workflow_id!r} is leased at epoch {self.current}; a write under {self.held} is refused"
+
+
+class TaskTimeoutError(HoldfastError, TimeoutError):
+    """An attempt of a task took longer than its `timeout_s`."""
+
+    def __init__(self, task_id: str, timeout_s: float) -> None:
+        super().__init__(task_id, timeout_s)
+        self.task_id, self.timeout_s = task_id, timeout_s
+
+    def __str__(self) -> str:
+        return f"task {self.task_id!r} ran longer than timeout_s={self.timeout_s:g} and was stopped"
+
+
+class WorkerLostError(HoldfastError):
+    """The worker process, or node, that ran a task died."""
+
+    def __init__(self, task_id: str, reason: str) -> None:
+        super().__init__(task_id, reason)
+        self.task_id, self.reason = task_id, reason
+
+    def __str__(self) -> str:
+        return f"the worker that ran task {self.task_id!r} died: {self.reason}"
+
+
+class ResultNotStoredError(HoldfastError, TypeError):
+    """A value cannot be made durable: an actor handle, or something that cannot be pickled."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what, fix)
+        self.what, self.fix = what, fix
+
+    def __str__(self) -> str:
+        return f"{self.what}. {self.fix}"
+
+
+class TaskError(HoldfastError):
+    """A task failed with an error that could not be carried over itself; this one tells all that is known of it."""
+
+    def __init__(self, type_name: str, message: str, traceback_text: str = "") -> None:
+        super().__init__(type_name, message, traceback_text)
+        self.type_name, self.message, self.traceback_text = type_name, message, traceback_text
+
+    def __str__(self) -> str:
+        return (
+            f"{self.type_name}: {self.message} (the error itself cannot be pickled: "
+            "give its class a constructor that takes what `args` holds)"
+        )
+
+
+class StepNotPicklableError(WorkflowError, ValueError):
+    """A step `Workflow` was pickled, put, or passed to a plain Ray task."""
+
+    def __init__(self, step_id: str) -> None:
+        super().__init__(step_id)
+        self.step_id = step_id
+
+    def __str__(self) -> str:
+        return (
+            f"Workflow {self.step_id!r} cannot be pickled, put into the object store or passed to a plain Ray task: it "
+            "is a plan, not a result, and a copy of it would run twice. Pass it to another step's .step(...), return "
+            "it from a step, or call .run() and pass the value."
+        )
+
+
+class StorageError(HoldfastError):
+    """Base of the errors about the storage folder."""
+
+    def __init__(self, url: str, problem: str, fix: str) -> None:
+        super().__init__(url, problem, fix)
+        self.url, self.problem, self.fix = url, problem, fix
+
+    def __str__(self) -> str:
+        return f"storage {self.url}: {self.problem}. {self.fix}"
+
+
+class StorageNotWritableError(StorageError):
+    """The folder cannot be made or written."""
+
+
+class StorageFullError(StorageError):
+    """No space left; the operation was not done and the store is whole."""
+
+
+class StorageFormatError(StorageError):
+    """The folder has a format this version does not know."""
+
+
+class StorageCorruptError(StorageError):
+    """A file of the folder is truncated or not what it should be."""
+
+
+class StorageLockedError(StorageError):
+    """Another live platform has this folder open."""
+
+
+class StorageMissingError(StorageError, KeyError):
+    """A file that a record names is not in the folder."""
+
+
+class OutputNotAvailableError(WorkflowExecutionError, ValueError):
+    """A workflow or task has no output, because it failed. The task's error is the `__cause__`."""
+
+    def __str__(self) -> str:
+        return f"Workflow[id={self.workflow_id}] has no such output. {self.detail}"
