@@ -1,0 +1,165 @@
+"""Large values, one file each, in groups that are deleted together.
+
+A blob is written before the record that names it and never changed. The room
+knows groups and names, not what they are for, and takes neither as a path:
+both are checked against a small alphabet first.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+from holdfast.engine.errors import StorageMissingError
+from holdfast.storage import files
+from holdfast.storage.payload import Payload, decode, frame
+
+_NAME = re.compile(r"[0-9a-f][0-9a-f.-]{0,127}\Z")
+_DELETED = ".deleted-"
+
+
+class BlobStore:
+    """Blobs under one folder, which is made when it is not there. Any thread and process may use it.
+
+    Raises:
+        StorageNotWritableError: The folder cannot be made.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).absolute()
+        self.url = self.root.as_uri()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise files.file_error(error, self.url) from error
+
+    def write(self, group: str, payload: Payload, *, name: str | None = None, durable: bool = True) -> str:
+        """Store a value.
+
+        Args:
+            group: Which blobs it is deleted with: 1 to 128 of `0-9a-f.-`, beginning with `0-9a-f`.
+            payload: Its buffers are written from where they are.
+            name: Of the same form; random when not given.
+            durable: Whether it survives the loss of the machine from the moment this returns. Otherwise it
+                survives the loss of the process.
+
+        Returns:
+            The key, "group/name".
+
+        Raises:
+            ValueError: `group` or `name` is not of that form.
+            StorageFullError: No space; nothing was written.
+            StorageError: The group was deleted meanwhile.
+
+        Semantics: nobody sees a part of it. Safe to repeat: under a name that exists nothing is written,
+        whatever the payload, and what is there is as durable as was asked for.
+        """
+        chosen = _checked("name", secrets.token_hex(16) if name is None else name)
+        folder = self.root / _checked("group", group)
+        key = f"{group}/{chosen}"
+        url = f"{self.url}/{key}"
+        try:
+            folder.mkdir(exist_ok=True)
+            if name is not None and (folder / chosen).exists():
+                if durable:
+                    files.flush(folder / chosen)
+                    files.flush_folder(folder)
+            else:
+                files.write_whole(folder, chosen, frame(payload), durable=durable, url=url)
+            if durable:
+                # Also when the group was there: who made it may not have come to this line yet.
+                files.flush_folder(self.root)
+        except OSError as error:
+            raise files.file_error(error, url) from error
+        return key
+
+    def read(self, key: str) -> Payload:
+        """Map a blob.
+
+        Returns:
+            Its in-band bytes and buffers as read-only views of the file, which stay valid after it is deleted.
+
+        Raises:
+            StorageMissingError: No such blob.
+            StorageCorruptError: It is truncated, or not a blob.
+        """
+        path, url = self._path(key), f"{self.url}/{key}"
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise StorageMissingError(url, "no such blob", "It was deleted with its workflow, or by hand.") from None
+        except OSError as error:
+            raise files.file_error(error, url) from error
+        try:
+            # An empty file cannot be mapped, and cannot be a blob.
+            mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if os.fstat(descriptor).st_size else b""
+        finally:
+            os.close(descriptor)
+        return decode(memoryview(mapped), url)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such a blob."""
+        return self._path(key).is_file()
+
+    def size(self, key: str) -> int:
+        """Bytes of its file.
+
+        Raises:
+            StorageMissingError: No such blob.
+        """
+        try:
+            return self._path(key).stat().st_size
+        except FileNotFoundError:
+            raise StorageMissingError(
+                f"{self.url}/{key}", "no such blob", "It was deleted with its workflow, or by hand."
+            ) from None
+
+    def delete_group(self, group: str) -> bool:
+        """Remove a group at once; what was read from it stays valid. Returns whether it was there."""
+        doomed = self.root / f"{_DELETED}{secrets.token_hex(8)}"
+        try:
+            os.rename(self.root / _checked("group", group), doomed)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise files.file_error(error, self.url) from error
+        shutil.rmtree(doomed, ignore_errors=True)
+        return True
+
+    def groups(self) -> list[str]:
+        """Groups there are, sorted."""
+        return sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir() and _NAME.match(entry.name))
+
+    def keys(self, group: str) -> list[str]:
+        """Keys of the blobs of a group, sorted; none for an unknown group."""
+        folder = self.root / _checked("group", group)
+        try:
+            return sorted(f"{group}/{entry.name}" for entry in os.scandir(folder) if _NAME.match(entry.name))
+        except FileNotFoundError:
+            return []
+
+    def collect_garbage(self) -> int:
+        """Remove what writers and deleters that died have left. Returns how many things. Disturbs nobody."""
+        count = 0
+        for doomed in self.root.glob(f"{_DELETED}*"):
+            shutil.rmtree(doomed, ignore_errors=True)
+            count += 1
+        return count + sum(files.clear_temporary(self.root / group) for group in self.groups())
+
+    def _path(self, key: str) -> Path:
+        group, slash, name = key.partition("/")
+        if not slash:
+            raise ValueError(f"a key of a blob is 'group/name', not {key!r}")
+        return self.root / _checked("group", group) / _checked("name", name)
+
+
+def _checked(what: str, text: str) -> str:
+    if not _NAME.match(text):
+        raise ValueError(
+            f"{what} {text[:200]!r} of a blob: use 1 to 128 of '0-9a-f.-', beginning with '0-9a-f' (a hash, in hex)"
+        )
+    return text

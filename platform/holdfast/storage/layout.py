@@ -1,0 +1,167 @@
+"""Every key of the store, and nothing else knows one.
+
+One letter says what the row is; numbers are big-endian, so that byte order is
+the order of submission, of tasks and of time. `seq` is the number a workflow
+got when it was submitted. Names from outside (workflow ids, task ids) come in
+as hashes, so that a key's length is bounded.
+
+    i <hash of workflow id>       -> seq
+    w <seq>                       workflow: status, times, metadata, output
+    s <status> <seq>              status index
+    l <seq>                       lease: epoch, executor
+    a <executor> 0 <seq>          workflows that an executor holds in memory
+    g <seq> <first task>          graph, in pieces
+    t <seq> <task>                task: finished, continuing or failed
+    y <seq> <task>                what a task waits for
+    n <seq> <hash of task id>     -> task
+    d <due time> <seq> <task>     timers
+    e <seq> <number>              inbox: events not taken yet
+    k <seq>                       number of the last event received
+    x <seq> <hash of dedupe id>   -> number of the event
+    q <number>                    -> seq: workflows waiting for a place
+    c <name>                      counters
+    m <name>                      settings of the platform
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+
+_U64 = struct.Struct(">Q")
+_DUE = struct.Struct(">cQQQ")
+
+
+def pack(number: int) -> bytes:
+    """A number as it stands in keys and counters."""
+    return _U64.pack(number)
+
+
+def unpack(raw: bytes) -> int:
+    """The number that `pack` made this of."""
+    number: int = _U64.unpack(raw)[0]
+    return number
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=20).digest()
+
+
+def workflow_id(name: str) -> bytes:
+    """Where a workflow id leads to its seq."""
+    return b"i" + _digest(name)
+
+
+WORKFLOWS = b"w"
+
+
+def workflow(seq: int) -> bytes:
+    """The workflow's own row."""
+    return b"w" + pack(seq)
+
+
+def status(name: str, seq: int | None = None) -> bytes:
+    """Index row of a workflow under its status; the prefix of a status without `seq`."""
+    prefix = b"s" + name.encode() + b"\0"
+    return prefix if seq is None else prefix + pack(seq)
+
+
+def lease(seq: int) -> bytes:
+    """Who drives the workflow, under which epoch."""
+    return b"l" + pack(seq)
+
+
+def active(executor: str, seq: int | None = None) -> bytes:
+    """A workflow that an executor holds; the prefix of all of them without `seq`."""
+    prefix = b"a" + executor.encode() + b"\0"
+    return prefix if seq is None else prefix + pack(seq)
+
+
+def graph(seq: int, first: int | None = None) -> bytes:
+    """A piece of a graph, by its first task."""
+    prefix = b"g" + pack(seq)
+    return prefix if first is None else prefix + pack(first)
+
+
+def task(seq: int, index: int | None = None) -> bytes:
+    """How a task ended: written once, and again only by a task that had failed."""
+    prefix = b"t" + pack(seq)
+    return prefix if index is None else prefix + pack(index)
+
+
+def waiting(seq: int, index: int | None = None) -> bytes:
+    """What a task waits for."""
+    prefix = b"y" + pack(seq)
+    return prefix if index is None else prefix + pack(index)
+
+
+def task_name(seq: int, task_id: str | None = None) -> bytes:
+    """Where a task id leads to its index."""
+    prefix = b"n" + pack(seq)
+    return prefix if task_id is None else prefix + _digest(task_id)
+
+
+def due_micros(due_unix_s: float) -> int:
+    """A due time as it stands in the index: never before the time asked for."""
+    return max(0, math.ceil(due_unix_s * 1e6))
+
+
+TIMERS = b"d"
+
+
+def timer(due_unix_s: float, seq: int, index: int) -> bytes:
+    """A row of the due index."""
+    return _DUE.pack(b"d", due_micros(due_unix_s), seq, index)
+
+
+def read_timer(key: bytes) -> tuple[int, int, int]:
+    """(due time in microseconds, seq, task) of a row of the due index."""
+    _, micros, seq, index = _DUE.unpack(key)
+    return micros, seq, index
+
+
+def event(seq: int, number: int | None = None) -> bytes:
+    """An event of the inbox that no task has taken yet."""
+    prefix = b"e" + pack(seq)
+    return prefix if number is None else prefix + pack(number)
+
+
+def last_event(seq: int) -> bytes:
+    """Number of the last event that the workflow received."""
+    return b"k" + pack(seq)
+
+
+def dedupe(seq: int, dedupe_id: str | None = None) -> bytes:
+    """An event that was accepted under this id."""
+    prefix = b"x" + pack(seq)
+    return prefix if dedupe_id is None else prefix + _digest(dedupe_id)
+
+
+QUEUE = b"q"
+
+
+def queued(number: int) -> bytes:
+    """A workflow that waits for a place, in order of arrival."""
+    return b"q" + pack(number)
+
+
+def counter(name: str) -> bytes:
+    """A counter of the platform."""
+    return b"c" + name.encode()
+
+
+def setting(name: str) -> bytes:
+    """A setting of the platform."""
+    return b"m" + name.encode()
+
+
+def last_part(key: bytes) -> int:
+    """The number a key ends with."""
+    return unpack(key[-8:])
+
+
+def rows_of(seq: int) -> tuple[bytes, ...]:
+    """Prefixes of all rows that belong to one workflow alone."""
+    own = pack(seq)
+    return tuple(letter + own for letter in (b"g", b"t", b"y", b"n", b"e", b"k", b"x", b"l", b"w"))

@@ -1,0 +1,506 @@
+"""The typed store: workflows, leases, records, timers, inbox and queue over any key-value store.
+
+Every method works inside a transaction of the caller's, so that what belongs
+together is written together. Nothing is decided here but whether a lease holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from holdfast.engine.errors import StaleLeaseError
+from holdfast.engine.graph import TaskIndex
+from holdfast.engine.queueing import Limits
+from holdfast.engine.records import (
+    EventTaken,
+    GraphLogged,
+    Record,
+    TaskContinuing,
+    TaskFailed,
+    TaskFinished,
+    TaskWaiting,
+    TimerCleared,
+    TimerSet,
+    WorkflowEnded,
+)
+from holdfast.engine.run_image import RunImage
+from holdfast.engine.signals import EventReceived
+from holdfast.engine.transitions import WorkflowStatus
+from holdfast.engine.values import Split, Value
+from holdfast.storage import layout
+from holdfast.storage.interface import ReadTransaction, WriteTransaction
+from holdfast.storage.record_codec import (
+    Frame,
+    decode_graphs,
+    encode_graph,
+    error_entry,
+    open_frame,
+    read_error,
+    read_value,
+    value_entry,
+)
+from holdfast.storage.workflow_row import TaskView, WorkflowRow
+
+# -- workflows ---------------------------------------------------------------------------------------------------------
+
+
+def find(txn: ReadTransaction, workflow_id: str) -> WorkflowRow | None:
+    """The workflow of an id; None when there is none."""
+    raw = txn.get(layout.workflow_id(workflow_id))
+    return None if raw is None else get(txn, layout.unpack(raw))
+
+
+def get(txn: ReadTransaction, seq: int) -> WorkflowRow | None:
+    """The workflow of a number; None when it has been deleted."""
+    raw = txn.get(layout.workflow(seq))
+    return None if raw is None else _decode_workflow(seq, raw)
+
+
+def create(txn: WriteTransaction, row: WorkflowRow) -> WorkflowRow:
+    """Add a workflow; its `seq` is given here."""
+    seq = count_up(txn, "seq")
+    row = replace(row, seq=seq)
+    txn.put(layout.workflow_id(row.workflow_id), layout.pack(seq))
+    txn.put(layout.status(row.status.value, seq), b"")
+    _add_to_count(txn, row.status, 1)
+    save(txn, row)
+    return row
+
+
+def save(txn: WriteTransaction, row: WorkflowRow, *, was: WorkflowStatus | None = None) -> None:
+    """Write a workflow's row, and move it in the status index when its status was another."""
+    if was is not None and was is not row.status:
+        txn.delete(layout.status(was.value, row.seq))
+        txn.put(layout.status(row.status.value, row.seq), b"")
+        _add_to_count(txn, was, -1)
+        _add_to_count(txn, row.status, 1)
+    txn.put(layout.workflow(row.seq), _encode_workflow(row))
+
+
+def delete(txn: WriteTransaction, row: WorkflowRow) -> None:
+    """Remove every row of a workflow. Its blobs are the caller's to remove, afterwards."""
+    txn.delete(layout.workflow_id(row.workflow_id))
+    txn.delete(layout.status(row.status.value, row.seq))
+    txn.delete(layout.active(row.executor, row.seq))
+    if row.queue_number is not None:
+        txn.delete(layout.queued(row.queue_number))
+    _add_to_count(txn, row.status, -1)
+    for prefix in layout.rows_of(row.seq):
+        txn.delete_prefix(prefix)
+
+
+def count(txn: ReadTransaction, status: WorkflowStatus) -> int:
+    """How many workflows have this status."""
+    raw = txn.get(layout.counter("status." + status.value))
+    return 0 if raw is None else layout.unpack(raw)
+
+
+def _add_to_count(txn: WriteTransaction, status: WorkflowStatus, change: int) -> None:
+    txn.put(layout.counter("status." + status.value), layout.pack(count(txn, status) + change))
+
+
+def count_up(txn: WriteTransaction, name: str) -> int:
+    """The next number of a counter, from 1."""
+    key = layout.counter(name)
+    raw = txn.get(key)
+    number = 1 if raw is None else layout.unpack(raw) + 1
+    txn.put(key, layout.pack(number))
+    return number
+
+
+def list_seqs(txn: ReadTransaction, status: WorkflowStatus, *, after: int = -1, limit: int | None = None) -> list[int]:
+    """Numbers of the workflows with a status, in order of submission, from `after` (exclusive)."""
+    found: list[int] = []
+    for key, _ in txn.scan(layout.status(status.value), start=layout.status(status.value, after + 1)):
+        if limit is not None and len(found) >= limit:
+            break
+        found.append(layout.last_part(key))
+    return found
+
+
+def list_workflows(
+    txn: ReadTransaction, statuses: Collection[WorkflowStatus], *, after: int = -1, limit: int
+) -> list[tuple[int, str, WorkflowStatus]]:
+    """(number, id, status) in order of submission, a page of at most `limit`."""
+    merged: list[tuple[int, WorkflowStatus]] = []
+    for status in statuses:
+        merged.extend((seq, status) for seq in list_seqs(txn, status, after=after, limit=limit))
+    merged.sort()
+    page = []
+    for seq, status in merged[:limit]:
+        row = get(txn, seq)
+        assert row is not None, f"the index of {status} names workflow {seq}, which has no row"
+        page.append((seq, row.workflow_id, status))
+    return page
+
+
+def _encode_workflow(row: WorkflowRow) -> bytes:
+    frame = Frame()
+    header: dict[str, Any] = {"id": row.workflow_id, "status": row.status.value, "executor": row.executor}
+    header |= {"submitted": row.submitted_unix_s, "started": row.started_unix_s, "ended": row.ended_unix_s}
+    header |= {"metadata": row.user_metadata, "nonce": row.nonce, "environment": row.environment}
+    header["queue"] = row.queue_number
+    if row.output is not None:
+        header["output"] = value_entry(row.output, frame, elsewhere=row.output_origin)
+    if row.error is not None:
+        header["error"], header["failed_task"] = error_entry(row.error, frame), row.failed_task_id
+    return frame.close(header)
+
+
+def _decode_workflow(seq: int, raw: bytes) -> WorkflowRow:
+    header, pieces = open_frame(raw)
+    output, origin = read_value(header["output"], pieces) if "output" in header else (None, None)
+    return WorkflowRow(
+        seq=seq,
+        workflow_id=header["id"],
+        status=WorkflowStatus(header["status"]),
+        executor=header["executor"],
+        user_metadata=header["metadata"],
+        submitted_unix_s=header["submitted"],
+        started_unix_s=header["started"],
+        ended_unix_s=header["ended"],
+        nonce=header["nonce"],
+        environment=header["environment"],
+        queue_number=header["queue"],
+        output=output,
+        output_origin=origin,
+        error=read_error(header["error"], pieces) if "error" in header else None,
+        failed_task_id=header.get("failed_task", ""),
+    )
+
+
+# -- leases ------------------------------------------------------------------------------------------------------------
+
+
+def take_lease(txn: WriteTransaction, seq: int, executor: str) -> int:
+    """Become the one that drives a workflow. Whoever held it before is refused from now on.
+
+    Returns:
+        The new epoch, to be given with every write.
+    """
+    raw = txn.get(layout.lease(seq))
+    epoch = 1
+    if raw is not None:
+        held = orjson.loads(raw)
+        epoch = held["epoch"] + 1
+        if held["executor"] != executor:
+            txn.delete(layout.active(held["executor"], seq))
+    txn.put(layout.lease(seq), orjson.dumps({"epoch": epoch, "executor": executor}))
+    txn.put(layout.active(executor, seq), b"")
+    return epoch
+
+
+def current_epoch(txn: ReadTransaction, seq: int) -> int:
+    """The epoch of the last lease; 0 when there was none."""
+    raw = txn.get(layout.lease(seq))
+    return 0 if raw is None else int(orjson.loads(raw)["epoch"])
+
+
+def check_lease(txn: ReadTransaction, seq: int, epoch: int, workflow_id: str) -> None:
+    """Refuse a writer that has been replaced.
+
+    Raises:
+        StaleLeaseError: The workflow is leased under another epoch, or is deleted.
+    """
+    current = current_epoch(txn, seq)
+    if current != epoch:
+        raise StaleLeaseError(workflow_id, epoch, current)
+
+
+def put_away(txn: WriteTransaction, seq: int, executor: str) -> None:
+    """The executor holds this workflow no longer; the epoch stays, so that the next lease is a higher one."""
+    txn.delete(layout.active(executor, seq))
+
+
+def held_by(txn: ReadTransaction, executor: str) -> list[int]:
+    """Numbers of the workflows that an executor holds."""
+    return [layout.last_part(key) for key, _ in txn.scan(layout.active(executor))]
+
+
+# -- records -----------------------------------------------------------------------------------------------------------
+
+
+def write_records(txn: WriteTransaction, row: WorkflowRow, records: Iterable[Record]) -> WorkflowRow:
+    """Write what a step of a run recorded. Returns the workflow's row, changed when the workflow ended."""
+    seq = row.seq
+    for record in records:
+        match record:
+            case TaskFinished() | TaskContinuing() | TaskFailed():
+                txn.put(layout.task(seq, record.task), _encode_task(record))
+                if isinstance(record, TaskFinished):
+                    txn.delete(layout.waiting(seq, record.task))
+            case GraphLogged():
+                for first, piece in encode_graph(record):
+                    txn.put(layout.graph(seq, first), piece)
+                for offset, node in enumerate(record.nodes):
+                    txn.put(layout.task_name(seq, node.task_id), layout.pack(record.first + offset))
+            case TaskWaiting():
+                txn.put(layout.waiting(seq, record.task), _encode_waiting(record))
+            case TimerSet():
+                txn.put(layout.timer(record.due_unix_s, seq, record.task), b"")
+            case TimerCleared():
+                txn.delete(layout.timer(record.due_unix_s, seq, record.task))
+            case EventTaken():
+                txn.delete(layout.event(seq, record.number))
+            case WorkflowEnded():
+                row = _end(txn, row, record)
+    return row
+
+
+def _end(txn: WriteTransaction, row: WorkflowRow, record: WorkflowEnded) -> WorkflowRow:
+    cancelled = record.status is WorkflowStatus.CANCELED
+    ended = replace(
+        row,
+        status=record.status,
+        # A cancelled workflow came to no end: it was stopped, and its metadata shows no end time.
+        ended_unix_s=None if cancelled else record.ended_unix_s,
+        output=record.output,
+        output_origin=record.origin,
+        error=record.error,
+        failed_task_id=record.failed_task_id,
+    )
+    save(txn, ended, was=row.status)
+    put_away(txn, row.seq, row.executor)
+    return ended
+
+
+def _encode_task(record: TaskFinished | TaskContinuing | TaskFailed) -> bytes:
+    frame = Frame()
+    header: dict[str, Any] = {"id": record.task_id, "times": [record.started_unix_s, record.ended_unix_s]}
+    match record:
+        case TaskFinished():
+            header["value"] = value_entry(record.value, frame, elsewhere=record.origin)
+        case TaskContinuing():
+            header["group"] = record.group
+        case TaskFailed():
+            header["error"] = error_entry(record.error, frame)
+    return frame.close(header)
+
+
+def _encode_waiting(record: TaskWaiting) -> bytes:
+    frame = Frame()
+    header: dict[str, Any] = {"due": record.due_unix_s, "stream": record.stream}
+    header |= {"deaths": record.deaths, "errors": record.errors}
+    if record.event is not None:
+        header["event"] = value_entry(record.event, frame)
+    return frame.close(header)
+
+
+def _decode_waiting(index: TaskIndex, raw: bytes) -> TaskWaiting:
+    header, pieces = open_frame(raw)
+    stream = header["stream"]
+    return TaskWaiting(
+        task=index,
+        due_unix_s=header["due"],
+        stream=None if stream is None else (stream[0], stream[1]),
+        event=read_value(header["event"], pieces)[0] if "event" in header else None,
+        deaths=header["deaths"],
+        errors=header["errors"],
+    )
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def load_image(txn: ReadTransaction, seq: int) -> RunImage:
+    """The logged state of a workflow."""
+    finished: dict[TaskIndex, TaskFinished] = {}
+    continuing: dict[TaskIndex, TaskContinuing] = {}
+    for key, raw in txn.scan(layout.task(seq)):
+        header, pieces = open_frame(raw)
+        index, (started, ended) = layout.last_part(key), header["times"]
+        if "value" in header:
+            value, origin = read_value(header["value"], pieces)
+            finished[index] = TaskFinished(
+                task=index,
+                task_id=header["id"],
+                value=value,
+                origin=origin,
+                started_unix_s=started,
+                ended_unix_s=ended,
+            )
+        elif "group" in header:
+            continuing[index] = TaskContinuing(
+                task=index,
+                task_id=header["id"],
+                group=header["group"],
+                started_unix_s=started,
+                ended_unix_s=ended,
+            )
+    for index, record in finished.items():
+        finished[index] = replace(record, value=_complete(record, finished))
+    return RunImage(
+        graphs=list(decode_graphs(raw for _, raw in txn.scan(layout.graph(seq)))),
+        finished=finished,
+        continuing=continuing,
+        waiting={
+            layout.last_part(key): _decode_waiting(layout.last_part(key), raw)
+            for key, raw in txn.scan(layout.waiting(seq))
+        },
+        inbox=list(read_inbox(txn, seq)),
+        last_event=last_event(txn, seq),
+    )
+
+
+def _complete(record: TaskFinished, finished: dict[TaskIndex, TaskFinished]) -> Value:
+    """A value with its base, and the values of a split, put in from the rows where they stand."""
+    value = record.value
+    if record.origin is not None:
+        value = replace(value, base=finished[record.origin].value.base)
+    if isinstance(value.base, Split):
+        ready = tuple((at, _complete(finished[at], finished)) for at, _ in value.base.ready if at in finished)
+        value = replace(value, base=replace(value.base, ready=ready))
+    return value
+
+
+def find_task(txn: ReadTransaction, seq: int, task_id: str) -> TaskView | None:
+    """A task by its id; None when the workflow has none of that id (yet)."""
+    raw = txn.get(layout.task_name(seq, task_id))
+    return None if raw is None else get_task(txn, seq, layout.unpack(raw))
+
+
+def get_task(txn: ReadTransaction, seq: int, index: TaskIndex) -> TaskView:
+    """A task by its number."""
+    rows: Iterator[tuple[bytes, bytes]] = txn.scan(layout.graph(seq), start=layout.graph(seq, index), reverse=True)
+    key, piece = next(rows)
+    (graph,) = decode_graphs(iter((piece,)))
+    view = TaskView(index=index, node=graph.nodes[index - layout.last_part(key)])
+    raw = txn.get(layout.task(seq, index))
+    if raw is None:
+        return view
+    header, pieces = open_frame(raw)
+    started, ended = header["times"]
+    view = replace(view, started_unix_s=started, ended_unix_s=ended)
+    if "value" in header:
+        return replace(view, state="finished", value=read_output(txn, seq, *read_value(header["value"], pieces)))
+    if "error" in header:
+        return replace(view, state="failed", error=read_error(header["error"], pieces))
+    return replace(view, state="continuing")
+
+
+def read_output(txn: ReadTransaction, seq: int, value: Value, origin: TaskIndex | None) -> Value:
+    """A value with everything in it that stands in other tasks' rows."""
+    if origin is not None:
+        base = get_task(txn, seq, origin).value
+        value = replace(value, base=None if base is None else base.base)
+    elif isinstance(value.base, Split):
+        values = [(at, get_task(txn, seq, at).value) for at, _ in value.base.ready]
+        value = replace(value, base=replace(value.base, ready=tuple((at, v) for at, v in values if v is not None)))
+    return value
+
+
+def forget_failures(txn: WriteTransaction, seq: int) -> None:
+    """Remove what is logged of tasks that failed: the workflow is run again from there."""
+    for key, raw in txn.scan(layout.task(seq)):
+        if "error" in open_frame(raw)[0]:
+            txn.delete(key)
+
+
+# -- inbox -------------------------------------------------------------------------------------------------------------
+
+
+def last_event(txn: ReadTransaction, seq: int) -> int:
+    """Number of the last event that the workflow received; 0 for none."""
+    raw = txn.get(layout.last_event(seq))
+    return 0 if raw is None else layout.unpack(raw)
+
+
+def add_event(
+    txn: WriteTransaction, seq: int, stream: tuple[str, str], value: Any, *, dedupe_id: str | None = None
+) -> int | None:
+    """Put an event into a workflow's inbox.
+
+    Returns:
+        Its number, or None when one with this dedupe id was accepted before.
+    """
+    if dedupe_id is not None and txn.get(layout.dedupe(seq, dedupe_id)) is not None:
+        return None
+    number = last_event(txn, seq) + 1
+    txn.put(layout.last_event(seq), layout.pack(number))
+    frame = Frame()
+    header = {"stream": stream, "value": value_entry(Value(value), frame)}
+    txn.put(layout.event(seq, number), frame.close(header))
+    if dedupe_id is not None:
+        txn.put(layout.dedupe(seq, dedupe_id), layout.pack(number))
+    return number
+
+
+def read_inbox(txn: ReadTransaction, seq: int) -> Iterator[EventReceived]:
+    """The events that no task has taken, in order."""
+    for key, raw in txn.scan(layout.event(seq)):
+        header, pieces = open_frame(raw)
+        value, _ = read_value(header["value"], pieces)
+        source, name = header["stream"]
+        yield EventReceived(stream=(source, name), number=layout.last_part(key), value=value.base)
+
+
+# -- timers ------------------------------------------------------------------------------------------------------------
+
+
+def due_timers(txn: ReadTransaction, now_unix_s: float, limit: int) -> list[tuple[float, int, TaskIndex]]:
+    """(due time, workflow, task) of timers whose time has come, the earliest first."""
+    due: list[tuple[float, int, TaskIndex]] = []
+    for key, _ in txn.scan(layout.TIMERS):
+        micros, seq, index = layout.read_timer(key)
+        if micros > now_unix_s * 1e6 or len(due) >= limit:
+            break
+        due.append((micros / 1e6, seq, index))
+    return due
+
+
+def next_due(txn: ReadTransaction) -> float | None:
+    """When the earliest timer is due, in seconds since the epoch; None when there is none."""
+    first = next(txn.scan(layout.TIMERS), None)
+    return None if first is None else layout.read_timer(first[0])[0] / 1e6
+
+
+def drop_timer(txn: WriteTransaction, due_unix_s: float, seq: int, index: TaskIndex) -> None:
+    """Remove a timer that nobody waits for, or whose wake-up is written in the same transaction."""
+    txn.delete(layout.timer(due_unix_s, seq, index))
+
+
+# -- queue and settings ------------------------------------------------------------------------------------------------
+
+
+def enqueue(txn: WriteTransaction, seq: int) -> int:
+    """Put a workflow at the end of the queue; its place there."""
+    number = count_up(txn, "queue")
+    txn.put(layout.queued(number), layout.pack(seq))
+    return number
+
+
+def leave_queue(txn: WriteTransaction, number: int) -> None:
+    """Take a workflow out of the queue."""
+    txn.delete(layout.queued(number))
+
+
+def first_queued(txn: ReadTransaction) -> int | None:
+    """The workflow that is next in the queue."""
+    first = next(txn.scan(layout.QUEUE), None)
+    return None if first is None else layout.unpack(first[1])
+
+
+def save_setting(txn: WriteTransaction, name: str, value: Any) -> None:
+    """Write a setting of the platform, JSON."""
+    txn.put(layout.setting(name), orjson.dumps(value))
+
+
+def load_setting(txn: ReadTransaction, name: str) -> Any:
+    """A setting of the platform; None when it was never set."""
+    raw = txn.get(layout.setting(name))
+    return None if raw is None else orjson.loads(raw)
+
+
+def load_limits(txn: ReadTransaction) -> Limits:
+    """The limits on running and queued workflows."""
+    limits = load_setting(txn, "limits") or {}
+    return Limits(max_running=limits.get("max_running"), max_pending=limits.get("max_pending"))
+
+
+def list_by_ids(txn: ReadTransaction, seqs: Sequence[int]) -> list[WorkflowRow]:
+    """The rows of these workflows that still exist."""
+    return [row for row in (get(txn, seq) for seq in seqs) if row is not None]
