@@ -1,0 +1,403 @@
+"""What an executor does between its inbox and its commands, without Ray, threads or a clock.
+
+Rules of this room:
+
+1. All operations of a batch are one transaction; the commands it returns may be
+   carried out because the transaction is durable.
+2. Before a run is touched, its lease is checked in that same transaction. A run
+   that somebody else has leased is dropped from memory and nothing is written.
+3. When a commit fails, every run that it touched is dropped from memory: the
+   store is right, memory was ahead of it.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from holdfast.actors.operations import (
+    Accepted,
+    AdmitQueued,
+    Batch,
+    Cancel,
+    Delete,
+    Deliver,
+    Elsewhere,
+    FireTimer,
+    Operation,
+    Outcome,
+    Post,
+    Recover,
+    Resume,
+    Submit,
+)
+from holdfast.engine.errors import (
+    HoldfastError,
+    StaleLeaseError,
+    WorkflowEndedError,
+    WorkflowNotFoundError,
+    WorkflowNotResumableError,
+    WorkflowStillActiveError,
+)
+from holdfast.engine.queueing import Admission
+from holdfast.engine.records import TimerSet
+from holdfast.engine.run import Run
+from holdfast.engine.signals import CancelRequested, EventReceived, TimerDue
+from holdfast.engine.step import Step
+from holdfast.engine.transitions import StatusSignal, WorkflowStatus, next_status
+from holdfast.storage import workflow_store as store
+from holdfast.storage.interface import KeyValueStore, WriteTransaction
+from holdfast.storage.workflow_row import WorkflowRow
+
+
+@dataclass(slots=True)
+class Held:
+    """A run in memory, under the lease that lets its records be written."""
+
+    run: Run
+    row: WorkflowRow
+    epoch: int
+
+
+class Refusal(Exception):
+    """Carries the error that refuses one operation out of it; nothing has been written for it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class ExecutorCore:
+    """Drives the workflows of one executor over a store.
+
+    Args:
+        kv: The store.
+        name: The executor's name, under which it holds leases.
+    """
+
+    def __init__(self, kv: KeyValueStore, name: str) -> None:
+        self.name = name
+        self.held: dict[int, Held] = {}
+        self._kv = kv
+        self._touched: dict[int, None] = {}
+        self._batch = Batch()
+        self._now = 0.0
+
+    def perform(self, operations: Sequence[Operation], now_unix_s: float) -> Batch:
+        """Carry out operations in one transaction.
+
+        Args:
+            operations: In order. Each is refused or done by itself.
+            now_unix_s: The time.
+
+        Returns:
+            Outcomes and commands; durable.
+
+        Raises:
+            StorageError: The commit failed; nothing was done, and the runs it touched are not held any more.
+        """
+        self._batch, self._touched, self._now = Batch(), {}, now_unix_s
+        try:
+            with self._kv.write() as txn:
+                for operation in operations:
+                    self._batch.outcomes.append(self._perform(txn, operation))
+                if self._batch.ended or self._batch.deleted:
+                    self._admit_queued(txn)
+                self._put_idle_away(txn)
+        except BaseException:
+            for seq in self._touched:
+                self.held.pop(seq, None)
+            raise
+        return self._batch
+
+    def _perform(self, txn: WriteTransaction, operation: Operation) -> Outcome:
+        try:
+            match operation:
+                case Deliver():
+                    return self._deliver(txn, operation)
+                case Submit():
+                    return self._submit(txn, operation)
+                case Resume():
+                    return self._resume(txn, operation.workflow_id)
+                case Cancel():
+                    return self._cancel(txn, operation.workflow_id)
+                case Delete():
+                    return self._delete(txn, operation.workflow_id)
+                case Post():
+                    return self._post(txn, operation)
+                case FireTimer():
+                    return self._fire_timer(txn, operation)
+                case Recover():
+                    return self._recover(txn, operation.seq)
+                case AdmitQueued():
+                    self._admit_queued(txn)
+                    return Accepted(seq=-1, status=WorkflowStatus.NONE)
+        except Refusal as refusal:
+            return refusal.error
+
+    # -- operations ----------------------------------------------------------------------------------------------
+
+    def _submit(self, txn: WriteTransaction, submit: Submit) -> Outcome:
+        known = store.find(txn, submit.workflow_id)
+        if known is not None:
+            return self._submit_known(txn, submit, known)
+        admission = self._decide(txn)
+        try:
+            run, step = Run.create(submit.workflow_id, submit.graph, self._now)
+        except HoldfastError as error:
+            raise Refusal(error) from error
+        row = WorkflowRow(
+            seq=0,
+            workflow_id=submit.workflow_id,
+            status=next_status(
+                WorkflowStatus.NONE,
+                StatusSignal.ADMITTED if admission is Admission.ADMITTED else StatusSignal.QUEUED,
+            ),
+            executor=self.name,
+            user_metadata=submit.user_metadata,
+            submitted_unix_s=self._now,
+            started_unix_s=self._now if admission is Admission.ADMITTED else None,
+            nonce=submit.nonce,
+            environment=submit.environment,
+        )
+        row = store.create(txn, row)
+        if admission is Admission.QUEUED:
+            # Only the graph of the first step is kept: what it would start is found again when its time comes.
+            store.write_records(txn, row, [r for r in step.records if not isinstance(r, TimerSet)][:1])
+            store.save(txn, replace(row, queue_number=store.enqueue(txn, row.seq)))
+        else:
+            held = Held(run, row, store.take_lease(txn, row.seq, self.name))
+            self._hold(held)
+            self._write(txn, held, step)
+        return Accepted(seq=row.seq, status=row.status)
+
+    def _submit_known(self, txn: WriteTransaction, submit: Submit, row: WorkflowRow) -> Outcome:
+        if row.nonce == submit.nonce or row.status is WorkflowStatus.SUCCESSFUL:
+            return Accepted(seq=row.seq, status=row.status, fresh=row.nonce == submit.nonce)
+        if row.status.active:
+            raise Refusal(
+                RuntimeError(
+                    f"Workflow[id={row.workflow_id}] is already {row.status.value.lower()}. Wait for it with "
+                    f"workflow.get_output({row.workflow_id!r}), or choose another id."
+                )
+            )
+        return self._resume(txn, submit.workflow_id)
+
+    def _resume(self, txn: WriteTransaction, workflow_id: str) -> Outcome:
+        row = store.find(txn, workflow_id)
+        if row is None:
+            raise Refusal(WorkflowNotResumableError(workflow_id))
+        if row.status.active:
+            raise Refusal(RuntimeError(f"Workflow[id={workflow_id}] is already {row.status.value.lower()}."))
+        if row.status is WorkflowStatus.SUCCESSFUL:
+            return Accepted(seq=row.seq, status=row.status, fresh=False)
+        if row.status is WorkflowStatus.CANCELED:
+            raise Refusal(WorkflowNotResumableError(workflow_id, "it was cancelled; delete it to run the id afresh"))
+        admission = self._decide(txn)
+        store.forget_failures(txn, row.seq)
+        if admission is Admission.QUEUED:
+            number = store.enqueue(txn, row.seq)
+            row = self._change(txn, row, StatusSignal.QUEUED, queue_number=number, executor=self.name)
+        else:
+            row = self._change(
+                txn, row, StatusSignal.ADMITTED, started_unix_s=self._now, executor=self.name, ended_unix_s=None
+            )
+            self._load(txn, row)
+        return Accepted(seq=row.seq, status=row.status)
+
+    def _cancel(self, txn: WriteTransaction, workflow_id: str) -> Outcome:
+        row = store.find(txn, workflow_id)
+        if row is None:
+            raise Refusal(WorkflowNotFoundError(workflow_id, self._kv.url))
+        if row.status is WorkflowStatus.RUNNING:
+            if row.executor != self.name:
+                return Elsewhere(executor=row.executor)
+            held = self._take(txn, row.seq) or self._load(txn, row)
+            self._write(txn, held, held.run.apply(CancelRequested(), self._now))
+            return Accepted(seq=row.seq, status=held.run.status)
+        if row.queue_number is not None:
+            store.leave_queue(txn, row.queue_number)
+        row = self._change(txn, row, StatusSignal.CANCEL_REQUESTED, queue_number=None)
+        self._batch.ended.append(row)
+        return Accepted(seq=row.seq, status=row.status)
+
+    def _delete(self, txn: WriteTransaction, workflow_id: str) -> Outcome:
+        row = store.find(txn, workflow_id)
+        if row is None:
+            raise Refusal(WorkflowNotFoundError(workflow_id, self._kv.url))
+        if row.status.active:
+            raise Refusal(WorkflowStillActiveError("DELETE", workflow_id))
+        store.delete(txn, row)
+        self._batch.deleted.append(row)
+        return Accepted(seq=row.seq, status=WorkflowStatus.NONE)
+
+    def _post(self, txn: WriteTransaction, post: Post) -> Outcome:
+        row = store.find(txn, post.workflow_id)
+        if row is None:
+            raise Refusal(WorkflowNotFoundError(post.workflow_id, self._kv.url))
+        if row.status in (WorkflowStatus.SUCCESSFUL, WorkflowStatus.CANCELED):
+            raise Refusal(WorkflowEndedError(post.workflow_id, row.status.value))
+        if row.status is WorkflowStatus.RUNNING and row.executor != self.name:
+            return Elsewhere(executor=row.executor)
+        held = self._take(txn, row.seq)
+        number = store.add_event(txn, row.seq, post.stream, post.value, dedupe_id=post.dedupe_id)
+        if number is not None and row.status is WorkflowStatus.RUNNING:
+            if held is None:
+                # Loading reads the inbox, with the event in it.
+                self._load(txn, row)
+            else:
+                signal = EventReceived(stream=post.stream, number=number, value=post.value)
+                self._write(txn, held, held.run.apply(signal, self._now))
+        return Accepted(seq=row.seq, status=row.status, fresh=number is not None)
+
+    def _deliver(self, txn: WriteTransaction, deliver: Deliver) -> Outcome:
+        held = self._take(txn, deliver.seq)
+        if held is None:
+            return Accepted(seq=deliver.seq, status=WorkflowStatus.NONE, fresh=False)
+        self._write(txn, held, held.run.apply(deliver.signal, self._now))
+        return Accepted(seq=deliver.seq, status=held.run.status)
+
+    def _fire_timer(self, txn: WriteTransaction, fire: FireTimer) -> Outcome:
+        row = store.get(txn, fire.seq)
+        if row is not None and row.status is WorkflowStatus.RUNNING:
+            if row.executor != self.name:
+                return Elsewhere(executor=row.executor)
+            if self._now < fire.due_unix_s:
+                return Accepted(seq=fire.seq, status=row.status, fresh=False)
+            held = self._take(txn, fire.seq) or self._load(txn, row)
+            signal = TimerDue(task=fire.task, due_unix_s=fire.due_unix_s)
+            self._write(txn, held, held.run.apply(signal, self._now))
+        store.drop_timer(txn, fire.due_unix_s, fire.seq, fire.task)
+        return Accepted(seq=fire.seq, status=WorkflowStatus.NONE if row is None else row.status)
+
+    def _recover(self, txn: WriteTransaction, seq: int) -> Outcome:
+        row = store.get(txn, seq)
+        if row is None or row.status is not WorkflowStatus.RUNNING:
+            store.put_away(txn, seq, self.name)
+            return Accepted(seq=seq, status=WorkflowStatus.NONE if row is None else row.status, fresh=False)
+        if row.executor != self.name:
+            return Elsewhere(executor=row.executor)
+        if self._take(txn, seq) is None:
+            self._load(txn, row)
+        return Accepted(seq=seq, status=row.status)
+
+    # -- queue ---------------------------------------------------------------------------------------------------
+
+    def _decide(self, txn: WriteTransaction) -> Admission:
+        admission = store.load_limits(txn).decide(
+            running=store.count(txn, WorkflowStatus.RUNNING), pending=store.count(txn, WorkflowStatus.PENDING)
+        )
+        if admission is Admission.REFUSED:
+            raise Refusal(queue.Full("Workflow queue has been full"))
+        return admission
+
+    def _admit_queued(self, txn: WriteTransaction) -> None:
+        limits = store.load_limits(txn)
+        while limits.may_start(running=store.count(txn, WorkflowStatus.RUNNING)):
+            seq = store.first_queued(txn)
+            if seq is None:
+                return
+            row = store.get(txn, seq)
+            assert row is not None
+            assert row.queue_number is not None
+            store.leave_queue(txn, row.queue_number)
+            row = self._change(
+                txn, row, StatusSignal.ADMITTED, started_unix_s=self._now, queue_number=None, ended_unix_s=None
+            )
+            if row.executor == self.name:
+                self._load(txn, row)
+            else:
+                # Its own executor finds it here even when the message about it is lost.
+                store.take_lease(txn, seq, row.executor)
+                self._batch.elsewhere.append((row.executor, seq))
+
+    # -- runs ----------------------------------------------------------------------------------------------------
+
+    def _take(self, txn: WriteTransaction, seq: int) -> Held | None:
+        """The held run, its lease checked in this transaction; None when it is not held, or not any more."""
+        held = self.held.get(seq)
+        if held is None or seq in self._touched:
+            return held
+        try:
+            store.check_lease(txn, seq, held.epoch, held.row.workflow_id)
+        except StaleLeaseError:
+            del self.held[seq]
+            self._batch.lost.append(seq)
+            return None
+        self._touched[seq] = None
+        return held
+
+    def _hold(self, held: Held) -> None:
+        self.held[held.row.seq] = held
+        self._touched[held.row.seq] = None
+
+    def _load(self, txn: WriteTransaction, row: WorkflowRow) -> Held:
+        epoch = store.take_lease(txn, row.seq, self.name)
+        run, step = Run.load(row.workflow_id, store.load_image(txn, row.seq), self._now)
+        held = Held(run, row, epoch)
+        self._hold(held)
+        self._write(txn, held, step)
+        return held
+
+    def _write(self, txn: WriteTransaction, held: Held, step: Step) -> None:
+        held.row = store.write_records(txn, held.row, step.records)
+        batch = self._batch
+        for record in step.records:
+            batch.logged.append((held.row, record))
+            if isinstance(record, TimerSet) and (
+                batch.earliest_due_unix_s is None or record.due_unix_s < batch.earliest_due_unix_s
+            ):
+                batch.earliest_due_unix_s = record.due_unix_s
+        batch.commands.extend((held.row, command) for command in step.commands)
+        if held.run.status.ended and self.held.pop(held.row.seq, None) is not None:
+            batch.ended.append(held.row)
+
+    def _put_idle_away(self, txn: WriteTransaction) -> None:
+        for seq in self._touched:
+            held = self.held.get(seq)
+            if held is not None and held.run.idle:
+                del self.held[seq]
+                store.put_away(txn, seq, self.name)
+                self._batch.put_away.append(seq)
+
+    def _change(
+        self,
+        txn: WriteTransaction,
+        row: WorkflowRow,
+        signal: StatusSignal,
+        *,
+        executor: str | None = None,
+        queue_number: int | None = None,
+        started_unix_s: float | None = None,
+        ended_unix_s: float | None = None,
+    ) -> WorkflowRow:
+        changed = replace(
+            row,
+            status=next_status(row.status, signal),
+            executor=row.executor if executor is None else executor,
+            queue_number=queue_number,
+            started_unix_s=row.started_unix_s if started_unix_s is None else started_unix_s,
+            ended_unix_s=ended_unix_s,
+            error=None,
+            failed_task_id="",
+        )
+        store.save(txn, changed, was=row.status)
+        return changed
+
+
+def lose_cluster(kv: KeyValueStore) -> int:
+    """Mark what ran on a cluster that is gone as RESUMABLE. For a platform that starts on an old folder.
+
+    Returns:
+        How many workflows were running.
+    """
+    with kv.write() as txn:
+        running = store.list_seqs(txn, WorkflowStatus.RUNNING)
+        for seq in running:
+            row = store.get(txn, seq)
+            assert row is not None
+            changed = replace(row, status=next_status(row.status, StatusSignal.CLUSTER_LOST))
+            store.save(txn, changed, was=row.status)
+            store.put_away(txn, seq, row.executor)
+    return len(running)

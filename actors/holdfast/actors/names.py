@@ -1,0 +1,24 @@
+"""Names of the Ray actors, and who answers for a workflow."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+NAMESPACE = "holdfast"
+MANAGEMENT = "holdfast-management"
+
+
+def executor_name(number: int) -> str:
+    """Name of an executor of the pool."""
+    return f"holdfast-executor-{number}"
+
+
+def listener_host_name(environment: str) -> str:
+    """Name of the actor that polls the listeners of one runtime environment."""
+    return f"holdfast-listeners-{environment[:16] or 'default'}"
+
+
+def executor_for(workflow_id: str, executors: Sequence[str]) -> str:
+    """The executor to ask first about a workflow: stable while the pool is."""
+    return executors[zlib.crc32(workflow_id.encode("utf-8", "surrogatepass")) % len(executors)]

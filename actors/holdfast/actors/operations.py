@@ -1,0 +1,145 @@
+"""What an executor can be asked to do to the store, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from holdfast.engine.commands import Command
+from holdfast.engine.graph import Graph, TaskIndex
+from holdfast.engine.records import Record
+from holdfast.engine.signals import Signal
+from holdfast.engine.transitions import WorkflowStatus
+from holdfast.storage.workflow_row import WorkflowRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Run a graph under an id; or, when the id is known, what `workflow.run` says of that.
+
+    Attributes:
+        nonce: Random mark of this submission: sent twice it counts once. Also the group of the workflow's blobs.
+        environment: Hash of the runtime environment in the code store; empty for none.
+    """
+
+    workflow_id: str
+    graph: Graph
+    nonce: str
+    user_metadata: Mapping[str, Any] = field(default_factory=dict)
+    environment: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Take a workflow up again that failed or lost its cluster."""
+
+    workflow_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Stop a workflow for good."""
+
+    workflow_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete:
+    """Forget a workflow that is not active."""
+
+    workflow_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Post:
+    """Put an event into a workflow's inbox."""
+
+    workflow_id: str
+    stream: tuple[str, str]
+    value: Any
+    dedupe_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deliver:
+    """Give a run a signal."""
+
+    seq: int
+    signal: Signal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FireTimer:
+    """A row of the due index has come due."""
+
+    seq: int
+    task: TaskIndex
+    due_unix_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recover:
+    """Hold a workflow that is this executor's and that it does not hold in memory."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmitQueued:
+    """Start queued workflows while there are free places."""
+
+
+Operation: TypeAlias = Submit | Resume | Cancel | Delete | Post | Deliver | FireTimer | Recover | AdmitQueued
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """Done.
+
+    Attributes:
+        seq: The workflow; -1 where none is meant.
+        status: Its status now.
+        fresh: Whether this operation set it going (False: it had ended before, nothing runs again).
+    """
+
+    seq: int
+    status: WorkflowStatus
+    fresh: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elsewhere:
+    """Another executor drives this workflow: ask it."""
+
+    executor: str
+
+
+Outcome: TypeAlias = Accepted | Elsewhere | Exception
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """What came of one transaction. Nothing of it was to be seen before the commit.
+
+    Attributes:
+        outcomes: One per operation, in order.
+        commands: (workflow, command), to be carried out now.
+        logged: (workflow, record) as committed, for the log lines.
+        ended: Workflows that came to their end.
+        deleted: Workflows whose blobs can go.
+        lost: Numbers of workflows that somebody else drives now: stop what runs for them.
+        put_away: Numbers of workflows that only wait, and left memory.
+        elsewhere: (executor, number) of workflows that another executor has to take up.
+        earliest_due_unix_s: The earliest timer set, for the alarm.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    commands: list[tuple[WorkflowRow, Command]] = field(default_factory=list)
+    logged: list[tuple[WorkflowRow, Record]] = field(default_factory=list)
+    ended: list[WorkflowRow] = field(default_factory=list)
+    deleted: list[WorkflowRow] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+    put_away: list[int] = field(default_factory=list)
+    elsewhere: list[tuple[str, int]] = field(default_factory=list)
+    earliest_due_unix_s: float | None = None

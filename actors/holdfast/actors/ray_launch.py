@@ -1,0 +1,97 @@
+"""Starting tasks and listeners in Ray, with the options and the environment they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import ray
+
+from holdfast.actors import names
+from holdfast.actors.environment import load_environment
+from holdfast.actors.listener_host import ListenerHost
+from holdfast.actors.ray_untyped import actor_class
+from holdfast.actors.storage_access import StorageAddress
+from holdfast.actors.task_call import TaskCall
+from holdfast.actors.task_options import load_ray_options
+from holdfast.actors.task_runner import run_task
+from holdfast.storage.folder import StorageFolder
+from holdfast.storage.workflow_row import WorkflowRow
+
+
+class Launcher:
+    """Starts what an executor asks for.
+
+    Args:
+        folder: The storage folder.
+        address: Where it is, for those who are elsewhere.
+        executor: Name of the executor.
+    """
+
+    def __init__(self, folder: StorageFolder, address: StorageAddress, executor: str) -> None:
+        self._folder, self._address, self._executor = folder, address, executor
+        self._stored_code: set[str] = set()
+        # Per set of options: `.options()` costs as much as a call.
+        self._task_function = lru_cache(maxsize=4096)(self._make_task_function)
+        self._environment = lru_cache(maxsize=256)(self._load_environment)
+
+    def start_task(self, row: WorkflowRow, call: TaskCall) -> Any:
+        """Start a task; the reference of its reply."""
+        function = self._task_function(call.node.options.ray_options, row.environment)
+        return function.remote(call)
+
+    def start_listener(self, row: WorkflowRow, call: TaskCall) -> Any:
+        """Poll a listener, or acknowledge its event; the reference of the reply."""
+        host = self._host(row.environment)
+        return host.poll.remote(call) if call.event is None else host.acknowledge.remote(call)
+
+    def management(self) -> Any:
+        """The management actor."""
+        return _actor(names.MANAGEMENT)
+
+    def lacks(self, code: Mapping[str, bytes]) -> bool:
+        """Whether some of this code is not known to be stored."""
+        return any(digest not in self._stored_code for digest in code)
+
+    def store_code(self, code: Mapping[str, bytes]) -> None:
+        """Make code durable, each piece once."""
+        for digest, content in code.items():
+            if digest not in self._stored_code:
+                self._folder.code.put(content)
+                self._stored_code.add(digest)
+
+    def _make_task_function(self, ray_options: bytes, environment: str) -> Any:
+        options = load_ray_options(ray_options)
+        # Retries are counted by the engine: a task that Ray ran again by itself could not be told from a new attempt.
+        options["max_retries"] = 0
+        if environment:
+            own = options.get("runtime_env") or {}
+            options["runtime_env"] = {**self._environment(environment), **own}
+        return ray.remote(run_task).options(**options)
+
+    def _load_environment(self, digest: str) -> dict[str, Any]:
+        return load_environment(self._folder.code.get(digest))
+
+    def _host(self, environment: str) -> Any:
+        options: dict[str, Any] = {}
+        if environment:
+            options["runtime_env"] = self._environment(environment)
+        return (
+            actor_class(ListenerHost)
+            .options(
+                name=names.listener_host_name(environment),
+                namespace=names.NAMESPACE,
+                get_if_exists=True,
+                lifetime="detached",
+                max_restarts=-1,
+                max_task_retries=0,
+                **options,
+            )
+            .remote()
+        )
+
+
+@lru_cache(maxsize=8)
+def _actor(name: str) -> Any:
+    return ray.get_actor(name, namespace=names.NAMESPACE)

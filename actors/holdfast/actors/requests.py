@@ -1,0 +1,73 @@
+"""What clients say to the actors, and what they hear back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.actors.sealed import Sealed
+from holdfast.engine.graph import Graph
+from holdfast.storage.payload import Payload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitRequest:
+    """A workflow to run.
+
+    Attributes:
+        workflow_id: Its id.
+        nonce: Random mark of this request, hex.
+        graph: Its arguments still payloads.
+        code: Functions and classes by hash.
+        objects: Contents of ObjectRefs by key.
+        user_metadata: The user's own, JSON.
+        environment: The runtime environment, stored form; empty for none.
+        dedicated: Give the workflow an executor of its own.
+    """
+
+    workflow_id: str
+    nonce: str
+    graph: Graph
+    code: Mapping[str, bytes]
+    objects: Mapping[str, Payload] = field(default_factory=dict)
+    user_metadata: Mapping[str, Any] = field(default_factory=dict)
+    environment: bytes = b""
+    dedicated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRequest:
+    """An event for a workflow.
+
+    Attributes:
+        stream: (source, key).
+        payload: What the waiting task gets.
+        dedupe_id: Events of one workflow with the same id are one; None for no check.
+    """
+
+    workflow_id: str
+    stream: tuple[str, str]
+    payload: Payload
+    dedupe_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a workflow came out: a value, or the error to raise."""
+
+    value: Sealed | None = None
+    error: BaseException | None = None
+
+
+class SealedError(Exception):
+    """A user's error on its way through an actor: becomes itself where it is unpickled."""
+
+    def __init__(self, payload: Payload) -> None:
+        super().__init__("an error of the user's code")
+        self._payload = payload
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from holdfast.actors.error_values import load_error  # noqa: PLC0415 - loads user code: not in the actors
+
+        return load_error, (self._payload,)

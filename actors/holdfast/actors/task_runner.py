@@ -1,0 +1,275 @@
+"""Runs tasks inside a Ray worker.
+
+One Ray task runs one task, and after it, in a loop and not on a growing stack,
+the in-place tasks that follow: each is reported, and durable, before the next
+one begins. Nothing here decides what runs next: the executor says it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import ray
+
+from holdfast.actors import names
+from holdfast.actors.code import BOOK
+from holdfast.actors.error_values import dump_error, load_error
+from holdfast.actors.graph_builder import build, refuse_node
+from holdfast.actors.load_context import LoadContext, load
+from holdfast.actors.nodes import TaskRefNode, is_actor_node, is_task
+from holdfast.actors.storage_access import StorageAccess, access, object_blob, object_keys, portable
+from holdfast.actors.task_call import Continued, Raised, Reply, Returned, TaskCall
+from holdfast.actors.task_context import TaskContext, running
+from holdfast.actors.task_options import is_retryable
+from holdfast.actors.values import dump, render, set_cluster_nonce
+from holdfast.engine.errors import HoldfastError, TaskTimeoutError, WorkflowTaskNotRecoverableError
+from holdfast.engine.graph import Graph
+from holdfast.engine.values import Split, Value
+from holdfast.storage.payload import Payload
+from holdfast.storage.record_codec import Blob, Referring
+
+
+def run_task(call: TaskCall) -> Reply | None:
+    """Run a task, and the in-place tasks that follow it here.
+
+    Returns:
+        What came of the task; None when all has been reported on the way.
+    """
+    set_cluster_nonce(call.storage.cluster)
+    local_values: list[Any] = []
+    todo = deque([call])
+    while todo:
+        current = todo.popleft()
+        reply = _run_one(current, local_values)
+        in_place = isinstance(reply, Continued) and any(node.options.in_place for node in reply.graph.nodes)
+        if not (current.hold or in_place or todo or current is not call):
+            return reply
+        todo.extend(_report(current.executor, reply))
+    return None
+
+
+def _report(executor: str, reply: Reply) -> Sequence[TaskCall]:
+    """Have a reply made durable; the tasks to run here next."""
+    following: Sequence[TaskCall] = ray.get(_executor(executor).report.remote(_place(), reply))
+    return following
+
+
+@lru_cache(maxsize=64)
+def _executor(name: str) -> Any:
+    return ray.get_actor(name, namespace=names.NAMESPACE)
+
+
+def _place() -> str:
+    """What the executor knows this Ray task by."""
+    return ray.get_runtime_context().get_task_id() or ""
+
+
+def _run_one(call: TaskCall, local_values: list[Any]) -> Reply:
+    started = time.time()
+    storage = access(call.storage)
+    watch = _start_watch(call, started)
+    try:
+        try:
+            function = load_code(storage, call.node.function)
+            args, kwargs = load_arguments(storage, call, local_values)
+        except HoldfastError:
+            raise
+        except Exception as error:
+            raise WorkflowTaskNotRecoverableError(
+                call.node.task_id, f"its code or arguments cannot be loaded ({type(error).__name__}: {error})"
+            ) from error
+        with running(TaskContext(call.workflow_id, call.node.task_id)):
+            result = function(*args, **kwargs)
+        ended = time.time()
+        return _reply(call, result, storage, local_values, started, ended)
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is theirs to see
+        return raised(call, error, started)
+    finally:
+        watch()
+
+
+def _reply(
+    call: TaskCall, result: Any, storage: StorageAccess, local_values: list[Any], started: float, ended: float
+) -> Reply:
+    if is_actor_node(result):
+        refuse_node(result)
+    if is_task(result):
+        return _continuation(call, result, storage, local_values, started, ended)
+    where = f"the result of task {call.node.task_id!r}"
+    base, objects = store_result(result, call, storage, where)
+    return Returned(
+        seq=call.seq,
+        task=call.task,
+        attempt=call.attempt,
+        base=base,
+        objects=objects,
+        started_unix_s=started,
+        ended_unix_s=ended,
+    )
+
+
+def store_result(
+    result: Any, call: TaskCall, storage: StorageAccess, where: str
+) -> tuple[Payload | Blob | Referring | None, dict[str, Payload]]:
+    """A value made ready to be logged, and the objects that have to travel with it.
+
+    Raises:
+        ResultNotStoredError: It cannot be stored.
+    """
+    if result is None:
+        return None, {}
+    objects: dict[str, Payload] = {}
+    payload = dump(result, objects=objects, where=where)
+    base = storage.store_value(payload, call.group, durable=call.node.options.checkpoint)
+    if not objects:
+        return base, {}
+    return Referring(base, object_keys(objects)), storage.store_objects(objects, call.group)
+
+
+def _continuation(
+    call: TaskCall, node: Any, storage: StorageAccess, local_values: list[Any], started: float, ended: float
+) -> Continued:
+    draft = build(node, allow_local=True, local_values=local_values)
+    strangers = draft.workflow_ids - {call.workflow_id}
+    if strangers:
+        raise ValueError(
+            f"task {call.node.task_id!r} of workflow {call.workflow_id!r} returned a task of another workflow, "
+            f"{sorted(strangers)[0]!r}: a remaining task can be used in its own workflow only"
+        )
+    return Continued(
+        seq=call.seq,
+        task=call.task,
+        attempt=call.attempt,
+        graph=settle_arguments(draft.graph, lambda payload: storage.store_value(payload, call.group, durable=True)),
+        code=draft.code,
+        objects=storage.store_objects(draft.objects, call.group),
+        started_unix_s=started,
+        ended_unix_s=ended,
+    )
+
+
+def settle_arguments(graph: Graph, store: Callable[[Payload], Payload | Blob]) -> Graph:
+    """A graph with the arguments of its nodes stored, or in a form that Ray can carry."""
+    return replace(
+        graph,
+        nodes=tuple(
+            replace(node, arguments=store(node.arguments)) if isinstance(node.arguments, Payload) else node
+            for node in graph.nodes
+        ),
+    )
+
+
+def raised(call: TaskCall, error: BaseException, started: float) -> Raised:
+    """The reply of an attempt that raised."""
+    text = "".join(traceback.format_exception(error))
+    return Raised(
+        seq=call.seq,
+        task=call.task,
+        attempt=call.attempt,
+        error=portable(dump_error(error, text)),
+        retryable=is_retryable(call.node.options.exception_filter, error),
+        started_unix_s=started,
+        ended_unix_s=time.time(),
+    )
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def load_code(storage: StorageAccess, digest: str) -> Any:
+    """A function or class by its hash; kept in this process once loaded."""
+    return _load_code(storage.address, digest)
+
+
+@lru_cache(maxsize=1024)
+def _load_code(address: Any, digest: str) -> Any:
+    return BOOK.decode(digest, access(address).read_code(digest))
+
+
+def load_arguments(
+    storage: StorageAccess, call: TaskCall, local_values: Sequence[Any] = ()
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a task, its inputs put in."""
+    arguments = call.node.arguments
+    if not arguments:
+        return (), {}
+    context = LoadContext(
+        inputs=[_loader(storage, call, value) for value in call.values],
+        fetch_object=lambda key: storage.read_blob(object_blob(call.group, key)),
+        local_values=local_values,
+    )
+    bound: tuple[tuple[Any, ...], dict[str, Any]] = load(storage.load_base(arguments), context)
+    return bound
+
+
+def _loader(storage: StorageAccess, call: TaskCall, value: Value) -> Callable[[], Any]:
+    return lambda: load_value(storage, call.workflow_id, call.group, value)
+
+
+def load_value(storage: StorageAccess, workflow_id: str, group: str, value: Value, *, for_user: bool = False) -> Any:
+    """A stored value as its readers see it.
+
+    Args:
+        storage: The storage.
+        workflow_id, group: The workflow it belongs to.
+        value: The value.
+        for_user: Loaded outside of tasks, where the user's own classes can be imported.
+    """
+    base = value.base
+    context = LoadContext(fetch_object=lambda key: storage.read_blob(object_blob(group, key)), prefer_import=for_user)
+    if isinstance(base, Referring):
+        base = base.base
+    if base is None:
+        loaded: Any = None
+    elif isinstance(base, Split):
+        ready = [load_value(storage, workflow_id, group, one, for_user=for_user) for _, one in base.ready]
+        remaining = [TaskRefNode(workflow_id, at, task_id) for at, task_id in base.remaining]
+        loaded = (ready, remaining)
+    elif isinstance(base, HoldfastError):
+        loaded = base
+    elif value.caught:
+        loaded = load_error(storage.load_base(base), context)
+    else:
+        loaded = load(storage.load_base(base), context)
+    return render(loaded, caught=value.caught, wraps=value.wraps)
+
+
+# -- time limits -------------------------------------------------------------------------------------------------------
+
+
+def _start_watch(call: TaskCall, started: float) -> Callable[[], None]:
+    """Stop the attempt when it runs over its time. Returns what ends the watch."""
+    timeout_s = call.node.options.timeout_s
+    if timeout_s is None:
+        return lambda: None
+    over = threading.Event()
+
+    def watch() -> None:
+        if over.wait(timeout_s):
+            return
+        error = TaskTimeoutError(call.node.task_id, timeout_s)
+        reply = Raised(
+            seq=call.seq,
+            task=call.task,
+            attempt=call.attempt,
+            error=portable(dump_error(error, "")),
+            retryable=is_retryable(call.node.options.exception_filter, error),
+            started_unix_s=started,
+            ended_unix_s=time.time(),
+        )
+        # First durable, then the end of this process: the loss that follows is of an attempt that is over.
+        ray.get(_executor(call.executor).report.remote("", reply))
+        if not over.is_set():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="holdfast-timeout", daemon=True).start()
+    return over.set

@@ -1,0 +1,7 @@
+"""Listeners: hear. One source of events per file; all use only what a third party could."""
+
+from holdfast.listeners.http import HTTPListener
+from holdfast.listeners.interface import EventListener, PointInTime, Stream
+from holdfast.listeners.timer import TimerListener
+
+__all__ = ["EventListener", "HTTPListener", "PointInTime", "Stream", "TimerListener"]

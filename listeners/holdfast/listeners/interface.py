@@ -1,0 +1,68 @@
+"""What a source of events promises.
+
+A listener is a class, built without arguments; its instances are never stored
+and hold nothing that must survive. Ours use only what stands here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class EventListener:
+    """Brings one event to a task that waits for it. Derive from it and override `poll_for_event`.
+
+    A class may also have a static or class method `subscription(*args, **kwargs)` with the arguments of
+    `poll_for_event`, which returns a `Stream` or a `PointInTime`. Then nothing is polled: the waiting task is a
+    row in the store, and costs no process and no memory.
+    """
+
+    async def poll_for_event(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for the event and return it.
+
+        Args:
+            *args: As given to `workflow.wait_for_event`.
+            **kwargs: Likewise.
+
+        Returns:
+            The event: any value that can be stored.
+
+        Semantics: at least once. After a crash before the event is durable it is called again, so the source
+        must give the event again until `event_checkpointed` was called with it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how to wait for an event: write poll_for_event")
+
+    async def event_checkpointed(self, event: Any) -> None:
+        """The event is durable: acknowledge it to its source.
+
+        Args:
+            event: What `poll_for_event` returned.
+
+        Semantics: at least once; again when a crash came inside it, without another poll. The tasks that take
+        the event start when it has returned.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Wait for the next event of a stream of this workflow's inbox.
+
+    Attributes:
+        source: Who sends.
+        key: Which of its events.
+    """
+
+    source: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class PointInTime:
+    """Wait until a wall-clock time.
+
+    Attributes:
+        due_unix_s: Seconds since the epoch, UTC. A past time comes at once.
+    """
+
+    due_unix_s: float

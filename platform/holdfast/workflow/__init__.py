@@ -1,0 +1,83 @@
+"""Durable workflows on Ray: the public API.
+
+`from holdfast import workflow` stands where `from ray import workflow` stood.
+"""
+
+from holdfast.actors.task_options import Retry
+from holdfast.actors.task_options import WorkflowOptions as options
+from holdfast.engine.errors import WorkflowCancellationError, WorkflowError, WorkflowExecutionError
+from holdfast.engine.transitions import WorkflowStatus
+from holdfast.listeners.interface import EventListener
+from holdfast.workflow import aio, common, event_listener, exceptions, http_event_provider, workflow_context
+from holdfast.workflow.api import (
+    cancel,
+    delete,
+    get_metadata,
+    get_output,
+    get_output_async,
+    get_status,
+    list_all,
+    resume,
+    resume_all,
+    resume_async,
+    run,
+    run_async,
+    send_event,
+)
+from holdfast.workflow.graph_functions import Workflow, continuation, create, sleep, wait, wait_for_event
+from holdfast.workflow.platform import init, platform_status, shutdown
+from holdfast.workflow.step_api import step
+
+NONE = WorkflowStatus.NONE
+RUNNING = WorkflowStatus.RUNNING
+CANCELED = WorkflowStatus.CANCELED
+SUCCESSFUL = WorkflowStatus.SUCCESSFUL
+FAILED = WorkflowStatus.FAILED
+RESUMABLE = WorkflowStatus.RESUMABLE
+PENDING = WorkflowStatus.PENDING
+
+__all__ = [
+    "CANCELED",
+    "FAILED",
+    "NONE",
+    "PENDING",
+    "RESUMABLE",
+    "RUNNING",
+    "SUCCESSFUL",
+    "EventListener",
+    "Retry",
+    "Workflow",
+    "WorkflowCancellationError",
+    "WorkflowError",
+    "WorkflowExecutionError",
+    "WorkflowStatus",
+    "aio",
+    "cancel",
+    "common",
+    "continuation",
+    "create",
+    "delete",
+    "event_listener",
+    "exceptions",
+    "get_metadata",
+    "get_output",
+    "get_output_async",
+    "get_status",
+    "http_event_provider",
+    "init",
+    "list_all",
+    "options",
+    "platform_status",
+    "resume",
+    "resume_all",
+    "resume_async",
+    "run",
+    "run_async",
+    "send_event",
+    "shutdown",
+    "sleep",
+    "step",
+    "wait",
+    "wait_for_event",
+    "workflow_context",
+]

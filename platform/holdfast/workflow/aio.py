@@ -1,0 +1,95 @@
+"""The API for async code: the same calls, awaited.
+
+Nothing here blocks the event loop: short calls go through a thread, and values
+are awaited as Ray references, so that a thousand waiters cost no threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ray.exceptions import RayTaskError
+
+from holdfast.engine.transitions import WorkflowStatus
+from holdfast.workflow import api
+
+__all__ = [
+    "cancel",
+    "delete",
+    "get_metadata",
+    "get_output",
+    "get_status",
+    "list_all",
+    "resume",
+    "resume_all",
+    "run",
+    "run_async",
+    "send_event",
+]
+
+
+async def run(
+    dag: Any, *args: Any, workflow_id: str | None = None, metadata: dict[str, Any] | None = None, **kwargs: Any
+) -> Any:
+    """As `workflow.run`."""
+    return await _value(await run_async(dag, *args, workflow_id=workflow_id, metadata=metadata, **kwargs))
+
+
+async def run_async(
+    dag: Any, *args: Any, workflow_id: str | None = None, metadata: dict[str, Any] | None = None, **kwargs: Any
+) -> Any:
+    """As `workflow.run_async`: an awaitable Ray reference."""
+    return await asyncio.to_thread(api.run_async, dag, *args, workflow_id=workflow_id, metadata=metadata, **kwargs)
+
+
+async def resume(workflow_id: str) -> Any:
+    """As `workflow.resume`."""
+    return await _value(await asyncio.to_thread(api.resume_async, workflow_id))
+
+
+async def resume_all(include_failed: bool = False) -> list[tuple[str, Any]]:
+    """As `workflow.resume_all`."""
+    return await asyncio.to_thread(api.resume_all, include_failed)
+
+
+async def get_output(workflow_id: str, *, task_id: str | None = None, name: str | None = None) -> Any:
+    """As `workflow.get_output`."""
+    return await _value(await asyncio.to_thread(api.get_output_async, workflow_id, task_id=task_id, name=name))
+
+
+async def get_status(workflow_id: str) -> WorkflowStatus:
+    """As `workflow.get_status`."""
+    return await asyncio.to_thread(api.get_status, workflow_id)
+
+
+async def get_metadata(workflow_id: str, task_id: str | None = None) -> dict[str, Any]:
+    """As `workflow.get_metadata`."""
+    return await asyncio.to_thread(api.get_metadata, workflow_id, task_id)
+
+
+async def list_all(status_filter: Any = None) -> list[tuple[str, WorkflowStatus]]:
+    """As `workflow.list_all`."""
+    return await asyncio.to_thread(api.list_all, status_filter)
+
+
+async def cancel(workflow_id: str) -> None:
+    """As `workflow.cancel`."""
+    await asyncio.to_thread(api.cancel, workflow_id)
+
+
+async def delete(workflow_id: str) -> None:
+    """As `workflow.delete`."""
+    await asyncio.to_thread(api.delete, workflow_id)
+
+
+async def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_key: str | None = None) -> bool:
+    """As `workflow.send_event`."""
+    return await asyncio.to_thread(api.send_event, workflow_id, key, payload, idempotency_key=idempotency_key)
+
+
+async def _value(reference: Any) -> Any:
+    try:
+        return await reference
+    except RayTaskError as error:
+        raise api.unwrap(error) from api.unwrap(error).__cause__

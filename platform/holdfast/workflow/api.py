@@ -1,0 +1,439 @@
+"""Running workflows and looking after them: `run`, `resume`, `cancel` and their kin.
+
+It checks what users give, builds graphs, and asks the actors. It decides
+nothing about a workflow and reads no storage.
+"""
+
+from __future__ import annotations
+
+import queue
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+import orjson
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from holdfast.actors.client import Platform, forget_platform
+from holdfast.actors.environment import capture_environment
+from holdfast.actors.graph_builder import build
+from holdfast.actors.nodes import is_task
+from holdfast.actors.operations import Accepted
+from holdfast.actors.requests import Answer, EventRequest, SubmitRequest
+from holdfast.actors.storage_access import portable
+from holdfast.actors.task_runner import settle_arguments
+from holdfast.actors.values import dump, set_cluster_nonce
+from holdfast.engine.errors import HoldfastError, InvalidWorkflowIdError, WorkflowNotFoundError
+from holdfast.engine.transitions import WorkflowStatus
+from holdfast.listeners.http import SOURCE
+from holdfast.workflow.metadata import task_metadata, workflow_metadata
+from holdfast.workflow.platform import get_platform
+
+__all__ = [
+    "cancel",
+    "delete",
+    "get_metadata",
+    "get_output",
+    "get_output_async",
+    "get_status",
+    "list_all",
+    "resume",
+    "resume_all",
+    "resume_async",
+    "run",
+    "run_async",
+    "send_event",
+]
+
+_LONGEST_ID_BYTES = 1024
+_PAGE = 1000
+_T = TypeVar("_T")
+_EVERY_STATUS = frozenset(WorkflowStatus) - {WorkflowStatus.NONE}
+
+
+def run(
+    dag: Any, *args: Any, workflow_id: str | None = None, metadata: dict[str, Any] | None = None, **kwargs: Any
+) -> Any:
+    """Run a graph durably and return its value.
+
+    Args:
+        dag: A node, `f.bind(...)`, or a step `Workflow`.
+        *args: What `ray.dag.InputNode` stands for, by position.
+        workflow_id: At most 1,024 bytes. Default: a random one.
+        metadata: JSON, given back by `get_metadata`.
+        **kwargs: What `ray.dag.InputNode` stands for, by key.
+
+    Returns:
+        The value. For an id that has succeeded before: the stored one, and nothing runs.
+
+    Raises:
+        TypeError: Not a node, or arguments that do not fit a function.
+        WorkflowExecutionError: A task failed; its error is the `__cause__`.
+        WorkflowCancellationError: It was cancelled meanwhile.
+        RuntimeError: The id is running or pending.
+        queue.Full: No place to run and none to wait.
+
+    Semantics: API.md, `run`. An id that FAILED or is RESUMABLE is resumed, whatever `dag` is given.
+    """
+    request = _request(dag, args, kwargs, workflow_id, metadata)
+    return _value(_asking(request.workflow_id, "run", request))
+
+
+def run_async(
+    dag: Any, *args: Any, workflow_id: str | None = None, metadata: dict[str, Any] | None = None, **kwargs: Any
+) -> ray.ObjectRef[Any]:
+    """Set a graph going durably and return a reference of its value.
+
+    Args:
+        dag: As for `run`.
+        *args: As for `run`.
+        workflow_id: As for `run`.
+        metadata: As for `run`.
+        **kwargs: As for `run`.
+
+    Returns:
+        A Ray reference, for `ray.get` and `ray.wait`. It outlives the executor; it is lost with the cluster, and
+        the workflow is not.
+
+    Raises:
+        As `run`, but for the errors of the run itself, which reading the reference raises.
+
+    Semantics: when this returns the workflow is durable.
+    """
+    request = _request(dag, args, kwargs, workflow_id, metadata)
+    _accepted(_asking(request.workflow_id, "submit", request))
+    return _reference(request.workflow_id)
+
+
+def resume(workflow_id: str) -> Any:
+    """Take a workflow up again and return its value.
+
+    Args:
+        workflow_id: One that FAILED or is RESUMABLE; for one that succeeded the stored value is returned.
+
+    Raises:
+        WorkflowNotResumableError: There is no such workflow, or it was cancelled.
+        RuntimeError: It is running or pending.
+        As `run` otherwise.
+    """
+    return _get(resume_async(workflow_id))
+
+
+def resume_async(workflow_id: str) -> ray.ObjectRef[Any]:
+    """Take a workflow up again and return a reference of its value.
+
+    Args:
+        workflow_id: As for `resume`.
+
+    Raises:
+        As `resume`, but for the errors of the run itself.
+    """
+    check_workflow_id(workflow_id)
+    _accepted(_asking(workflow_id, "resume", workflow_id))
+    return _reference(workflow_id)
+
+
+def resume_all(include_failed: bool = False) -> list[tuple[str, ray.ObjectRef[Any]]]:
+    """Take up again what lost its cluster, and what was queued then.
+
+    Args:
+        include_failed: Those that FAILED too.
+
+    Returns:
+        (workflow id, reference of its value): what was running first, then what was queued.
+
+    Semantics: cancelled workflows are never resumed. One that another process resumed meanwhile is in the list too.
+    """
+    resumed = []
+    platform = get_platform()
+    for workflow_id, status in ray.get(platform.management.resumable.remote(include_failed)):
+        if status is WorkflowStatus.PENDING:
+            ray.get(platform.executor_for(workflow_id).admit_queued.remote())
+        else:
+            outcome = _asking(workflow_id, "resume", workflow_id)
+            if isinstance(outcome, queue.Full):
+                raise outcome
+        resumed.append((workflow_id, _reference(workflow_id)))
+    return resumed
+
+
+def get_output(workflow_id: str, *, task_id: str | None = None, name: str | None = None) -> Any:
+    """The value of a workflow, or of one of its tasks; waits for it.
+
+    Args:
+        workflow_id: The workflow.
+        task_id: One of its tasks.
+        name: The same, under its old name.
+
+    Raises:
+        ValueError: No such workflow or task; it is RESUMABLE; it failed (the task's error is the `__cause__`).
+        WorkflowCancellationError: It was cancelled.
+    """
+    return _get(get_output_async(workflow_id, task_id=task_id, name=name))
+
+
+def get_output_async(workflow_id: str, *, task_id: str | None = None, name: str | None = None) -> ray.ObjectRef[Any]:
+    """A reference of the value of a workflow, or of one of its tasks.
+
+    Args:
+        workflow_id: As for `get_output`.
+        task_id: As for `get_output`.
+        name: As for `get_output`.
+
+    Semantics: the errors of `get_output` are raised when the reference is read.
+    """
+    check_workflow_id(workflow_id)
+    return _with_platform(
+        lambda platform: platform.executor_for(workflow_id).output.remote(workflow_id, task_id or name, False)
+    )
+
+
+def list_all(
+    status_filter: WorkflowStatus | str | Collection[WorkflowStatus | str] | None = None,
+) -> list[tuple[str, WorkflowStatus]]:
+    """The workflows there are, in order of submission.
+
+    Args:
+        status_filter: A status, its string, or a set of either; None for all.
+
+    Raises:
+        ValueError: No such status.
+        TypeError: Neither of these.
+
+    Semantics: the time it takes follows what is asked for, not what is stored.
+    """
+    statuses = _statuses(status_filter)
+    found: list[tuple[str, WorkflowStatus]] = []
+    after = -1
+    while True:
+        last = after
+        page = ray.get(_management().list_workflows.remote(statuses, last, _PAGE))
+        found.extend((workflow_id, status) for _, workflow_id, status in page)
+        if len(page) < _PAGE:
+            return found
+        after = page[-1][0]
+
+
+def get_status(workflow_id: str) -> WorkflowStatus:
+    """Where a workflow stands.
+
+    Raises:
+        WorkflowNotFoundError: There is no such workflow.
+    """
+    check_workflow_id(workflow_id)
+    row = ray.get(_management().workflow.remote(workflow_id))
+    if row is None:
+        raise WorkflowNotFoundError(workflow_id, get_platform().config.storage)
+    status: WorkflowStatus = row.status
+    return status
+
+
+def get_metadata(workflow_id: str, task_id: str | None = None, *, name: str | None = None) -> dict[str, Any]:
+    """What is known about a workflow, or one of its tasks.
+
+    Args:
+        workflow_id: The workflow.
+        task_id: One of its tasks.
+        name: The same, under its old name.
+
+    Returns:
+        Workflow: `status`, `user_metadata`, `stats` with `start_time` and `end_time` (seconds since the epoch).
+        Task: `task_id`, `task_options`, `user_metadata`, `workflow_refs`, `stats`.
+
+    Raises:
+        ValueError: No such workflow or task.
+    """
+    check_workflow_id(workflow_id)
+    platform = get_platform()
+    asked = task_id or name
+    return workflow_metadata(platform, workflow_id) if asked is None else task_metadata(platform, workflow_id, asked)
+
+
+def cancel(workflow_id: str) -> None:
+    """Stop a workflow for good.
+
+    Raises:
+        WorkflowNotFoundError: There is no such workflow.
+
+    Semantics: when it returns the status is CANCELED and what ran for it has been killed. A workflow that has
+    succeeded stays so.
+    """
+    check_workflow_id(workflow_id)
+    _accepted(_asking(workflow_id, "cancel", workflow_id))
+
+
+def delete(workflow_id: str) -> None:
+    """Forget a workflow and all that is stored of it.
+
+    Raises:
+        WorkflowNotFoundError: There is no such workflow.
+        WorkflowStillActiveError: It is running or pending.
+    """
+    check_workflow_id(workflow_id)
+    _accepted(_asking(workflow_id, "delete", workflow_id))
+
+
+def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_key: str | None = None) -> bool:
+    """Send an event to a workflow, for `wait_for_event(HTTPListener, event_key=key)`.
+
+    Args:
+        workflow_id: The workflow.
+        key: Under which key it waits.
+        payload: Any value that can be stored.
+        idempotency_key: Of events with the same one the workflow gets the first only.
+
+    Returns:
+        Whether the event is new; False for a repetition.
+
+    Raises:
+        WorkflowNotFoundError: There is no such workflow.
+        WorkflowEndedError: It has succeeded or was cancelled: nobody will take the event.
+        TypeError: The key is not a string, or the payload cannot be stored.
+
+    Semantics: durable when this returns. An event that comes before its waiter is kept for it.
+    """
+    check_workflow_id(workflow_id)
+    if not isinstance(key, str):
+        raise TypeError(f"an event's key must be a string, not {key!r}")
+    objects: dict[str, Any] = {}
+    event = dump((key, payload), objects=objects, where=f"the payload of event {key!r}")
+    if objects:
+        raise TypeError(f"the payload of event {key!r} holds an ObjectRef: send the value itself, ray.get(...)")
+    request = EventRequest(
+        workflow_id=workflow_id, stream=(SOURCE, key), payload=portable(event), dedupe_id=idempotency_key
+    )
+    return _accepted(_asking(workflow_id, "post", request)).fresh
+
+
+# -- inside ------------------------------------------------------------------------------------------------------------
+
+
+def check_workflow_id(workflow_id: Any) -> str:
+    """A usable workflow id.
+
+    Raises:
+        InvalidWorkflowIdError: It is not.
+    """
+    if not isinstance(workflow_id, str):
+        raise InvalidWorkflowIdError(
+            repr(workflow_id)[:200], f"is not a string but of type {type(workflow_id).__name__}"
+        )
+    try:
+        length = len(workflow_id.encode())
+    except UnicodeEncodeError:
+        raise InvalidWorkflowIdError(repr(workflow_id)[:200], "is not valid text") from None
+    if length == 0:
+        raise InvalidWorkflowIdError(repr(workflow_id), "is empty")
+    if length > _LONGEST_ID_BYTES:
+        raise InvalidWorkflowIdError(repr(workflow_id[:40]) + "...", f"has {length:,} bytes")
+    return workflow_id
+
+
+def check_metadata(metadata: Any) -> dict[str, Any]:
+    """Usable user metadata.
+
+    Raises:
+        ValueError: Not a dict, or not JSON.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict):
+        raise ValueError(f"metadata must be a dict, not {type(metadata).__name__}: {metadata!r}")
+    try:
+        checked: dict[str, Any] = orjson.loads(orjson.dumps(metadata))
+    except TypeError as error:
+        raise ValueError(f"metadata must be JSON (string keys, plain values): {error}") from error
+    return checked
+
+
+def _request(
+    dag: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    workflow_id: str | None,
+    metadata: dict[str, Any] | None,
+) -> SubmitRequest:
+    if not is_task(dag):
+        build(dag)  # raises, and says why
+    checked_id = uuid.uuid4().hex if workflow_id is None else check_workflow_id(workflow_id)
+    checked_metadata = check_metadata(metadata)
+    set_cluster_nonce(get_platform().address.cluster)
+    draft = build(dag, args=args, kwargs=kwargs)
+    if draft.workflow_ids:
+        raise ValueError(
+            f"the graph holds a task of workflow {sorted(draft.workflow_ids)[0]!r}: "
+            "a remaining task of workflow.wait can be used in its own workflow only"
+        )
+    return SubmitRequest(
+        workflow_id=checked_id,
+        nonce=uuid.uuid4().hex,
+        graph=settle_arguments(draft.graph, portable),
+        code=draft.code,
+        objects={key: portable(payload) for key, payload in draft.objects.items()},
+        user_metadata=checked_metadata,
+        environment=capture_environment(),
+    )
+
+
+def _with_platform(call: Callable[[Platform], _T]) -> _T:
+    try:
+        return call(get_platform())
+    except (RayActorError, ValueError) as error:
+        if isinstance(error, ValueError) and "Failed to look up actor" not in str(error):
+            raise
+        # The platform that this process knew was shut down, and perhaps started anew.
+        forget_platform()
+        return call(get_platform())
+
+
+def _management() -> Any:
+    return get_platform().management
+
+
+def _asking(workflow_id: str, method: str, *arguments: Any) -> Any:
+    return _with_platform(lambda platform: platform.ask(workflow_id, method, *arguments))
+
+
+def _accepted(outcome: Any) -> Accepted:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    assert isinstance(outcome, Accepted)
+    return outcome
+
+
+def _reference(workflow_id: str) -> ray.ObjectRef[Any]:
+    return _with_platform(lambda platform: platform.executor_for(workflow_id).output.remote(workflow_id))
+
+
+def _value(answer: Any) -> Any:
+    if not isinstance(answer, Answer):
+        _accepted(answer)
+    if answer.error is not None:
+        raise answer.error from answer.error.__cause__
+    return answer.value
+
+
+def _get(reference: ray.ObjectRef[Any]) -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise unwrap(error) from unwrap(error).__cause__
+
+
+def unwrap(error: RayTaskError) -> BaseException:
+    """The error that an actor raised, without Ray's wrapping, when it is one of ours."""
+    return error.cause if isinstance(error.cause, HoldfastError | ValueError) else error
+
+
+def _statuses(status_filter: Any) -> frozenset[WorkflowStatus]:
+    if status_filter is None:
+        return _EVERY_STATUS
+    if isinstance(status_filter, str):
+        status_filter = (status_filter,)
+    if not isinstance(status_filter, Collection):
+        raise TypeError(f"status_filter must be a status or a set of them, not {status_filter!r}")
+    for status in status_filter:
+        if not isinstance(status, str):
+            raise TypeError(f"status_filter holds {status!r}, which is not a status")
+    return frozenset(WorkflowStatus(status) for status in status_filter)

@@ -1,0 +1,79 @@
+"""What is told of a workflow and its tasks, in the form that users of the original know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from holdfast.actors.client import Platform
+from holdfast.actors.task_options import load_ray_options
+from holdfast.engine.graph import NodeSpec
+from holdfast.storage.workflow_row import TaskView, WorkflowRow
+
+
+def workflow_metadata(platform: Platform, workflow_id: str) -> dict[str, Any]:
+    """About a workflow.
+
+    Raises:
+        ValueError: There is no such workflow.
+    """
+    row = _row(platform, workflow_id)
+    return {
+        "status": row.status,
+        "user_metadata": dict(row.user_metadata),
+        "stats": _stats(row.started_unix_s, row.ended_unix_s),
+    }
+
+
+def task_metadata(platform: Platform, workflow_id: str, task_id: str) -> dict[str, Any]:
+    """About one task of a workflow.
+
+    Raises:
+        ValueError: There is no such workflow or task.
+    """
+    row = _row(platform, workflow_id)
+    view: TaskView | None = ray.get(platform.management.task.remote(row.seq, task_id))
+    if view is None:
+        raise ValueError(f"No such task_id {task_id!r} in workflow {workflow_id!r}")
+    started = view.started_unix_s
+    if started is None and row.status.active:
+        live = ray.get(platform.executor(row.executor).live_task.remote(workflow_id, task_id))
+        started = None if live is None else live[1]
+    return {
+        "task_id": task_id,
+        "task_options": _options(view.node),
+        "user_metadata": dict(view.node.options.metadata),
+        "workflow_refs": ray.get(platform.management.task_ids.remote(row.seq, list(view.node.inputs))),
+        "stats": _stats(started, view.ended_unix_s),
+    }
+
+
+def _row(platform: Platform, workflow_id: str) -> WorkflowRow:
+    row: WorkflowRow | None = ray.get(platform.management.workflow.remote(workflow_id))
+    if row is None:
+        raise ValueError(f"No such workflow_id {workflow_id!r}")
+    return row
+
+
+def _stats(started: float | None, ended: float | None) -> dict[str, float]:
+    stats = {}
+    if started:
+        stats["start_time"] = started
+    if ended:
+        stats["end_time"] = ended
+    return stats
+
+
+def _options(node: NodeSpec) -> dict[str, Any]:
+    options = node.options
+    return {
+        "task_type": node.kind.value.upper(),
+        "max_retries": options.budget.deaths if options.budget.shared else options.budget.errors,
+        "retry_exceptions": options.budget.errors != 0,
+        "catch_exceptions": options.catch_exceptions,
+        "checkpoint": options.checkpoint,
+        "allow_inplace": options.in_place,
+        "timeout_s": options.timeout_s,
+        "ray_options": load_ray_options(options.ray_options),
+    }

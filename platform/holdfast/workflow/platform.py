@@ -1,0 +1,152 @@
+"""Starting and finding the platform: the storage folder and the actors that own it in this cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, Literal
+
+import ray
+
+from holdfast.actors.client import Platform, find_platform, start_platform, stop_platform
+from holdfast.actors.management import PlatformConfig
+from holdfast.storage.location import parse_location
+
+log = logging.getLogger("holdfast")
+
+_MOST_EXECUTORS = 4
+
+
+def init(
+    storage: str | os.PathLike[str] | None = None,
+    *,
+    max_running_workflows: int | None = None,
+    max_pending_workflows: int | None = None,
+    executors: int | None = None,
+    resume: Literal["auto"] | None = None,
+) -> None:
+    """Open a storage folder for this cluster. Starts Ray when it is not up.
+
+    Args:
+        storage: A path, or a `file://` URI. Default: the environment variable `HOLDFAST_STORAGE`, else a folder
+            under the user's data directory.
+        max_running_workflows: How many workflows may run at once; -1 for no limit, which is the default.
+        max_pending_workflows: How many may wait for a place; -1 for no limit, which is the default.
+        executors: How many processes drive workflows. Default: one for two cores of this node, at most 4.
+        resume: "auto" takes up again what was running when the last cluster was lost, running before pending.
+
+    Raises:
+        TypeError: A limit is not a whole number.
+        ValueError: A limit is out of range, or the platform is open already with another storage or other limits.
+        StorageError: The folder cannot be used; says what to do.
+
+    Semantics: may be called again, and from any process joined to the cluster. API.md, section 1.
+    """
+    running = _limit("max_running_workflows", max_running_workflows, zero_allowed=False)
+    pending = _limit("max_pending_workflows", max_pending_workflows, zero_allowed=True)
+    if executors is not None and (isinstance(executors, bool) or not isinstance(executors, int) or executors < 1):
+        raise ValueError(f"executors must be a whole number of at least 1, not {executors!r}")
+    if resume not in (None, "auto"):
+        raise ValueError(f'resume must be "auto" or None, not {resume!r}')
+    connect_ray()
+    platform = find_platform()
+    if platform is None:
+        location = _location(storage)
+        if storage is None:
+            log.info("workflows are stored in %s", location)
+        platform = start_platform(
+            PlatformConfig(
+                storage=location,
+                executors=executors or _default_executors(),
+                max_running=None if running in (None, -1) else running,
+                max_pending=None if pending in (None, -1) else pending,
+            )
+        )
+    _check_same(platform, storage, running, pending)
+    if resume == "auto":
+        from holdfast.workflow.api import resume_all  # noqa: PLC0415 - the API starts a platform where there is none
+
+        resume_all()
+
+
+def shutdown() -> None:
+    """Stop the platform of this cluster. What is running becomes RESUMABLE; Ray goes on.
+
+    Semantics: returns when the platform's processes have ended and the storage folder is free. Without a platform
+    it does nothing.
+    """
+    if ray.is_initialized():
+        platform = find_platform()
+        if platform is not None:
+            stop_platform(platform)
+
+
+def platform_status() -> dict[str, Any]:
+    """The processes of the platform.
+
+    Returns:
+        `storage` (path), `management` (`pid`, `node_id`) and `executors` (a list of `name`, `pid`).
+    """
+    status: dict[str, Any] = ray.get(get_platform().management.status.remote())
+    return status
+
+
+def get_platform() -> Platform:
+    """The platform of this cluster; started with the defaults when there is none."""
+    if not ray.is_initialized():
+        init()
+    platform = find_platform()
+    if platform is None:
+        init()
+        platform = find_platform()
+    assert platform is not None
+    return platform
+
+
+def connect_ray() -> None:
+    """Join a cluster, or start one here."""
+    if not ray.is_initialized():
+        ray.init()
+
+
+def _default_executors() -> int:
+    return max(1, min(_MOST_EXECUTORS, (os.cpu_count() or 1) // 2))
+
+
+def _location(storage: str | os.PathLike[str] | None) -> str:
+    client: Any = ray.util.client.ray
+    if client.is_connected() and storage is not None:
+        # A path of the cluster's, not of this machine: the management actor makes sense of it.
+        return os.fspath(storage)
+    return str(parse_location(storage))
+
+
+def _limit(name: str, value: Any, *, zero_allowed: bool) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < -1 or (value == 0 and not zero_allowed):
+        least = "0 or more" if zero_allowed else "1 or more"
+        raise ValueError(f"{name} must be {least}, or -1 for no limit, not {value}")
+    return value
+
+
+def _check_same(
+    platform: Platform, storage: str | os.PathLike[str] | None, running: int | None, pending: int | None
+) -> None:
+    config = platform.config
+    if storage is not None and (location := _location(storage)) != config.storage:
+        raise ValueError(
+            f"this cluster has its workflows in {config.storage} already, and not in {location}. "
+            "One cluster has one storage: call workflow.shutdown() first, or leave the storage out."
+        )
+    for name, given, there in (
+        ("max_running_workflows", running, config.max_running),
+        ("max_pending_workflows", pending, config.max_pending),
+    ):
+        if given is not None and (None if given == -1 else given) != there:
+            raise ValueError(
+                f"the platform runs with {name}={-1 if there is None else there} already, and not {given}. "
+                "Call workflow.shutdown() first to change it, or leave it out."
+            )
