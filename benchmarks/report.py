@@ -1,0 +1,76 @@
+"""From measurements to a verdict: medians, spread, and the ratio to plain Ray of the same run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from benchmarks.workloads import WORKLOADS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All repeats of one workload.
+
+    Attributes:
+        workload: Its name in `WORKLOADS`.
+        holdfast_s: Seconds, one per repeat.
+        plain_ray_s: Seconds, one per repeat.
+        logged_tasks: What was found in the reopened stores, one count per repeat.
+        expected_tasks: What each store had to hold.
+    """
+
+    workload: str
+    holdfast_s: Sequence[float]
+    plain_ray_s: Sequence[float]
+    logged_tasks: Sequence[int]
+    expected_tasks: int
+
+    @property
+    def speed(self) -> float:
+        """Holdfast's speed as a part of plain Ray's, by medians."""
+        return statistics.median(self.plain_ray_s) / statistics.median(self.holdfast_s)
+
+    @property
+    def met(self) -> bool:
+        """Whether the speed is what was asked for."""
+        return self.speed >= WORKLOADS[self.workload].asked_speed
+
+    @property
+    def durable(self) -> bool:
+        """Whether every task of every repeat was found in the reopened store."""
+        return all(found == self.expected_tasks for found in self.logged_tasks)
+
+
+def as_table(comparisons: Sequence[Comparison], caption: str) -> Table:
+    """The comparisons, for people."""
+    table = Table(title="Holdfast and plain Ray", title_style="bold", caption=caption, caption_justify="left")
+    table.add_column("workload")
+    table.add_column("Holdfast", justify="right")
+    table.add_column("plain Ray", justify="right")
+    table.add_column("speed", justify="right")
+    table.add_column("logged", justify="right")
+    table.add_column("asked")
+    for comparison in comparisons:
+        workload = WORKLOADS[comparison.workload]
+        verdict = "[green]met[/]" if comparison.met else "[bold red]not met[/]"
+        durable = "[green]all[/]" if comparison.durable else "[bold red]NOT ALL[/]"
+        table.add_row(
+            workload.what,
+            _milliseconds(comparison.holdfast_s),
+            _milliseconds(comparison.plain_ray_s),
+            f"{comparison.speed:.2f}x",
+            f"{durable} of {comparison.expected_tasks}",
+            f"{workload.asked_speed:g}x: {verdict}",
+        )
+    return table
+
+
+def _milliseconds(seconds: Sequence[float]) -> str:
+    """Median and spread."""
+    low, middle, high = (1000 * value for value in (min(seconds), statistics.median(seconds), max(seconds)))
+    digits = 2 if middle < 100 else 0
+    return f"{middle:,.{digits}f} ms ({low:,.{digits}f}..{high:,.{digits}f})"

@@ -1,0 +1,99 @@
+"""Run the benchmarks: `python -m benchmarks.run --repeat 3 --only chain,fanout --json out.jsonl`.
+
+Each measurement has its own process, its own Ray and an empty store. Holdfast and plain Ray take turns,
+and which of them goes first changes with each repeat, so that a slow minute of the machine hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.machine import machine_line
+from benchmarks.report import Comparison, as_table
+from benchmarks.workloads import WORKLOADS
+
+PROJECT = Path(__file__).resolve().parents[1]
+MEASUREMENT_LIMIT_S = 300
+
+
+class MeasurementError(Exception):
+    """A measurement did not come to its end."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for. Returns 1 when a store had lost a task; a missed speed is only shown."""
+    asked = _parser().parse_args(arguments)
+    names = asked.only.split(",") if asked.only else list(WORKLOADS)
+    if unknown := [name for name in names if name not in WORKLOADS]:
+        raise SystemExit(f"no workload {unknown[0]!r}; there are {', '.join(WORKLOADS)}")
+    console = Console(stderr=True)
+    machine = machine_line()
+    rows: list[dict[str, Any]] = []
+    for repeat in range(asked.repeat):
+        for name in names:
+            console.print(f"repeat {repeat + 1} of {asked.repeat}: {name}", highlight=False)
+            rows += [{"machine": machine, "repeat": repeat, **row} for row in _measure_both(name, repeat)]
+    if asked.json is not None:
+        asked.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    comparisons = [_compare(name, rows) for name in names]
+    Console().print(as_table(comparisons, caption=f"median (lowest..highest) of {asked.repeat}; {machine}"))
+    return 0 if all(comparison.durable for comparison in comparisons) else 1
+
+
+def _measure_both(name: str, repeat: int) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
+        storage = str(Path(folder) / "store")
+        rows: list[dict[str, Any]] = []
+        for engine in ("holdfast", "plain_ray") if repeat % 2 == 0 else ("plain_ray", "holdfast"):
+            rows.append({"workload": name, "engine": engine, **_measure(engine, name, storage)})
+            if engine == "holdfast":
+                rows[-1].update(_measure("recount", name, storage))
+        return rows
+
+
+def _measure(engine: str, name: str, storage: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.measure", engine, name, storage],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=MEASUREMENT_LIMIT_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise MeasurementError(f"{engine} {name} ended with status {done.returncode}; its output is above")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _compare(name: str, rows: Sequence[dict[str, Any]]) -> Comparison:
+    ours = [row for row in rows if row["workload"] == name and row["engine"] == "holdfast"]
+    plain = [row for row in rows if row["workload"] == name and row["engine"] == "plain_ray"]
+    return Comparison(
+        workload=name,
+        holdfast_s=[row["seconds"] for row in ours],
+        plain_ray_s=[row["seconds"] for row in plain],
+        logged_tasks=[row["logged_tasks"] for row in ours],
+        expected_tasks=ours[0]["expected_tasks"],
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repeat", type=int, default=3, help="measurements of each workload (default: 3)")
+    parser.add_argument("--only", default="", help=f"some of {','.join(WORKLOADS)} (default: all)")
+    parser.add_argument("--json", type=Path, default=None, help="file for one JSON line per measurement")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""What is measured. Each workload is a function for Holdfast and one for plain Ray that do the same work.
+
+Both return seconds. Building the graph counts, since `f.remote()` counts too; starting Ray does not. To
+add a workload, write the two functions and a line in `WORKLOADS`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+
+from holdfast import workflow
+
+LATENCY_RUNS = 100
+CHAIN_LENGTH = 200
+FANOUT_WIDTH = 1000
+MANY_WORKFLOWS = 500
+
+
+@ray.remote
+def noop(value: int) -> int:
+    """A task that does nothing, so that only its handling is measured."""
+    return value
+
+
+@ray.remote
+def total(*values: int) -> int:
+    """The sum of what the tasks before it gave."""
+    return sum(values)
+
+
+durable_noop = noop.options(**workflow.options(task_id="noop"))
+durable_total = total.options(**workflow.options(task_id="total"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One thing to measure.
+
+    Attributes:
+        what: For people.
+        holdfast: Runs it on Holdfast; returns seconds.
+        plain_ray: Runs the same on plain Ray; returns seconds.
+        tasks_per_workflow: How many logged tasks each workflow must have left, by workflow id and task name.
+        asked_speed: At least this part of plain Ray's speed, from 0 to 1.
+    """
+
+    what: str
+    holdfast: Callable[[], float]
+    plain_ray: Callable[[], float]
+    tasks_per_workflow: Mapping[str, Mapping[str, int]]
+    asked_speed: float
+
+
+def latency_holdfast() -> float:
+    """Median seconds of a workflow of one task, one after the other."""
+
+    def work(at: int) -> None:
+        _check(workflow.run(durable_noop.bind(at), workflow_id=f"latency-{at}"), at)
+
+    return statistics.median(_timed(partial(work, at)) for at in range(LATENCY_RUNS))
+
+
+def latency_plain_ray() -> float:
+    """Median seconds of one task, one after the other."""
+
+    def work(at: int) -> None:
+        _check(ray.get(noop.remote(at)), at)
+
+    return statistics.median(_timed(partial(work, at)) for at in range(LATENCY_RUNS))
+
+
+def chain_holdfast() -> float:
+    """Seconds for tasks of which each takes the result of the one before."""
+
+    def work() -> None:
+        node: Any = durable_noop.bind(1)
+        for _ in range(CHAIN_LENGTH - 1):
+            node = durable_noop.bind(node)
+        _check(workflow.run(node, workflow_id="chain"), 1)
+
+    return _timed(work)
+
+
+def chain_plain_ray() -> float:
+    """Seconds for tasks of which each takes the reference to the one before."""
+
+    def work() -> None:
+        ref = noop.remote(1)
+        for _ in range(CHAIN_LENGTH - 1):
+            ref = noop.remote(ref)
+        _check(ray.get(ref), 1)
+
+    return _timed(work)
+
+
+def fanout_holdfast() -> float:
+    """Seconds for many tasks side by side, and one that adds them up."""
+
+    def work() -> None:
+        node: Any = durable_total.bind(*(durable_noop.bind(at) for at in range(FANOUT_WIDTH)))
+        _check(workflow.run(node, workflow_id="fanout"), sum(range(FANOUT_WIDTH)))
+
+    return _timed(work)
+
+
+def fanout_plain_ray() -> float:
+    """Seconds for many tasks side by side, and one that adds them up."""
+
+    def work() -> None:
+        ref = total.remote(*(noop.remote(at) for at in range(FANOUT_WIDTH)))
+        _check(ray.get(ref), sum(range(FANOUT_WIDTH)))
+
+    return _timed(work)
+
+
+def many_holdfast() -> float:
+    """Seconds for many workflows of one task, all at once."""
+
+    def work() -> None:
+        refs = [workflow.run_async(durable_noop.bind(at), workflow_id=f"many-{at}") for at in range(MANY_WORKFLOWS)]
+        _check(ray.get(refs), list(range(MANY_WORKFLOWS)))
+
+    return _timed(work)
+
+
+def many_plain_ray() -> float:
+    """Seconds for as many tasks, all at once."""
+
+    def work() -> None:
+        refs = [noop.remote(at) for at in range(MANY_WORKFLOWS)]
+        _check(ray.get(refs), list(range(MANY_WORKFLOWS)))
+
+    return _timed(work)
+
+
+WORKLOADS: Mapping[str, Workload] = {
+    "latency": Workload(
+        what=f"one-task workflow, median of {LATENCY_RUNS}",
+        holdfast=latency_holdfast,
+        plain_ray=latency_plain_ray,
+        tasks_per_workflow={f"latency-{at}": {"noop": 1} for at in range(LATENCY_RUNS)},
+        asked_speed=1 / 5,
+    ),
+    "chain": Workload(
+        what=f"chain of {CHAIN_LENGTH} tasks",
+        holdfast=chain_holdfast,
+        plain_ray=chain_plain_ray,
+        tasks_per_workflow={"chain": {"noop": CHAIN_LENGTH}},
+        asked_speed=0.4,
+    ),
+    "fanout": Workload(
+        what=f"fan-out of {FANOUT_WIDTH} tasks and their sum",
+        holdfast=fanout_holdfast,
+        plain_ray=fanout_plain_ray,
+        tasks_per_workflow={"fanout": {"noop": FANOUT_WIDTH, "total": 1}},
+        asked_speed=0.5,
+    ),
+    "many": Workload(
+        what=f"{MANY_WORKFLOWS} one-task workflows at once",
+        holdfast=many_holdfast,
+        plain_ray=many_plain_ray,
+        tasks_per_workflow={f"many-{at}": {"noop": 1} for at in range(MANY_WORKFLOWS)},
+        asked_speed=0.12,
+    ),
+}
+
+
+def _timed(work: Callable[[], None]) -> float:
+    started_s = time.perf_counter()
+    work()
+    return time.perf_counter() - started_s
+
+
+def _check(found: Any, expected: Any) -> None:
+    if found != expected:
+        raise AssertionError(f"the workload gave {found!r} where {expected!r} was expected")

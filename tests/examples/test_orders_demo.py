@@ -1,0 +1,205 @@
+"""The demo: its file, its outside world and its audit by themselves, and the whole of it as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from examples.orders.audit import audit
+from examples.orders.orders_file import COLUMNS, Order, read_orders
+from examples.orders.outside import Outside, lot
+from examples.orders.payments import CardDeclinedError, PaymentService, PaymentUnavailableError
+from examples.orders.process import NOT_CONFIRMED, SHIPPED
+from examples.orders.warehouse import Warehouse
+
+PROJECT = Path(__file__).resolve().parents[2]
+ORDER = Order(order_id="order-0001", customer="Ada", items={"lamp": 2, "rug": 1}, total_cents=22700)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Outside:
+    world = Outside(str(tmp_path / "outside.db"))
+    world.open_for_business()
+    return world
+
+
+def charge_until_it_works(outside: Outside, order: Order) -> None:
+    for _ in range(5):
+        try:
+            PaymentService(outside).charge(order.order_id, order.total_cents)
+        except PaymentUnavailableError:
+            continue
+        return
+    raise AssertionError("the service never answered")
+
+
+def close_as_shipped(outside: Outside, order: Order) -> None:
+    warehouse = Warehouse(outside)
+    assert warehouse.reserve(order.order_id, order.items)
+    charge_until_it_works(outside, order)
+    for sku, quantity in order.items.items():
+        warehouse.ship(order.order_id, sku, quantity)
+    warehouse.file_receipt(order.order_id, SHIPPED, order.total_cents)
+
+
+def wrong(outside: Outside, status: str = "SUCCESSFUL") -> list[str]:
+    """The questions that the audit answers with no."""
+    return [finding.question for finding in audit(outside, [ORDER], {ORDER.order_id: status}) if not finding.passed]
+
+
+class TestOrdersFile:
+    def test_the_shipped_file_has_three_hundred_good_rows_and_eight_bad_ones(self) -> None:
+        orders, bad = read_orders(PROJECT / "examples" / "orders" / "orders.csv")
+        assert len(orders) == 300
+        assert [row.line for row in bad] == [25, 63, 100, 142, 173, 211, 257, 290]
+        assert len({row.reason for row in bad}) == 8
+
+    @pytest.mark.parametrize(
+        ("row", "reason"),
+        [
+            ("a,Ada,lamp:1", "3 columns where 4 belong"),
+            ("a,,lamp:1,4900", "a has no customer"),
+            ("a,Ada,sofa:1,1", "there is no article 'sofa'"),
+            ("a,Ada,lamp:-1,1", "the quantity of lamp must be a whole number of at least 1, not '-1'"),
+            ("a,Ada,,0", "a orders nothing"),
+            ("a,Ada,lamp:1,1", "the total of a is given as 1 but its items cost 4900"),
+        ],
+    )
+    def test_a_bad_row_is_reported_by_line_and_the_next_one_is_read(
+        self, tmp_path: Path, row: str, reason: str
+    ) -> None:
+        path = tmp_path / "orders.csv"
+        path.write_text(f"{','.join(COLUMNS)}\n{row}\nb,Ben,rug:1,12900\n")
+        orders, bad = read_orders(path)
+        assert [order.order_id for order in orders] == ["b"]
+        assert [(found.line, found.reason) for found in bad] == [(2, reason)]
+
+
+class TestOutside:
+    def test_what_is_asked_twice_is_done_once(self, outside: Outside) -> None:
+        close_as_shipped(outside, ORDER)
+        warehouse = Warehouse(outside)
+        warehouse.ship(ORDER.order_id, "lamp", 2)
+        warehouse.file_receipt(ORDER.order_id, SHIPPED, ORDER.total_cents)
+        assert wrong(outside) == ["logged tasks that were run again"]
+
+    def test_a_reservation_takes_all_items_or_none(self, outside: Outside) -> None:
+        warehouse = Warehouse(outside)
+        assert not warehouse.reserve("a", {"lamp": 1, "rug": 401})
+        assert warehouse.reserve("b", {"lamp": 400})
+        assert not warehouse.reserve("c", {"lamp": 1})
+        warehouse.release("b")
+        assert warehouse.reserve("c", {"lamp": 1})
+
+    def test_some_card_is_declined_and_some_charge_fails_at_first(self, outside: Outside) -> None:
+        said = set()
+        # Those below 20 answer at once; of some others the answer is lost, which takes a minute.
+        for order_id in [name for name in map("order-{}".format, range(120)) if lot(name, "temper") < 20]:
+            try:
+                PaymentService(outside).charge(order_id, 1)
+            except (CardDeclinedError, PaymentUnavailableError) as problem:
+                said.add(type(problem))
+        assert said == {CardDeclinedError, PaymentUnavailableError}
+
+
+class TestAudit:
+    def test_an_order_that_was_shipped_and_paid_is_clean(self, outside: Outside) -> None:
+        close_as_shipped(outside, ORDER)
+        assert wrong(outside) == []
+
+    def test_an_order_without_receipt_is_found(self, outside: Outside) -> None:
+        assert "orders with a receipt" in wrong(outside)
+
+    def test_a_workflow_that_failed_is_found(self, outside: Outside) -> None:
+        close_as_shipped(outside, ORDER)
+        assert wrong(outside, status="FAILED") == ["workflows that are SUCCESSFUL"]
+
+    def test_stock_and_money_that_were_not_given_back_are_found(self, outside: Outside) -> None:
+        Warehouse(outside).reserve(ORDER.order_id, ORDER.items)
+        charge_until_it_works(outside, ORDER)
+        Warehouse(outside).file_receipt(ORDER.order_id, NOT_CONFIRMED, 0)
+        assert wrong(outside) == [
+            "money kept, in cents, is that of the shipped orders",
+            "stock left is what the shipped orders leave",
+        ]
+
+    def test_a_parcel_of_an_order_that_was_not_shipped_is_found(self, outside: Outside) -> None:
+        Warehouse(outside).ship(ORDER.order_id, "lamp", 2)
+        Warehouse(outside).file_receipt(ORDER.order_id, NOT_CONFIRMED, 0)
+        assert wrong(outside) == ["pieces sent in parcels", "parcels of orders that were not shipped"]
+
+
+@pytest.mark.slow
+class TestTheWholeDemo:
+    @pytest.fixture
+    def demo(self, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+        process = start(tmp_path / "demo")
+        yield process
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=60)
+
+    def test_it_is_stopped_by_ctrl_c_without_leftovers_and_then_goes_on(
+        self, demo: subprocess.Popen[str], tmp_path: Path
+    ) -> None:
+        wait_until_some_orders_are_closed(demo, tmp_path / "demo" / "outside.db")
+        os.killpg(demo.pid, signal.SIGINT)
+        said, _ = demo.communicate(timeout=60)
+        assert demo.returncode == 130, said
+        assert processes_of_session(demo.pid) == []
+
+        again = start(tmp_path / "demo")
+        said, _ = again.communicate(timeout=200)
+        assert again.returncode == 0, said
+        assert "From the run before:" in said
+        assert said.count("kill -9") == 2
+        assert "The audit is clean." in said
+        assert processes_of_session(again.pid) == []
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "examples.orders", str(folder)],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until_some_orders_are_closed(demo: subprocess.Popen[str], database: Path) -> None:
+    deadline_s = time.monotonic() + 90
+    while time.monotonic() < deadline_s and demo.poll() is None:
+        if database.exists() and receipts(Outside(str(database))) >= 10:
+            return
+        time.sleep(0.1)
+    raise AssertionError("no ten orders were closed in time")
+
+
+def receipts(outside: Outside) -> int:
+    with outside.connected() as db:
+        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'receipts'").fetchone() is None:
+            return 0
+        (count,) = db.execute("SELECT COUNT(*) FROM receipts").fetchone()
+        return int(count)
+
+
+def processes_of_session(session: int) -> list[str]:
+    """Command lines of what still runs in a session (Linux)."""
+    left = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+            if fields[0] != "Z" and int(fields[3]) == session:
+                left.append((stat.parent / "cmdline").read_text().replace("\0", " "))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return left

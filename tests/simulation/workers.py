@@ -1,0 +1,236 @@
+"""Simulated workers and listeners: they take virtual time, fail as planned, and may be lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from holdfast.engine.commands import AcknowledgeEvent, StartListener, StartTask
+from holdfast.engine.errors import TaskTimeoutError, WorkerLostError
+from holdfast.engine.graph import Graph, NodeKind, NodeSpec
+from holdfast.engine.signals import (
+    EventAcknowledged,
+    EventPolled,
+    Signal,
+    Subscribed,
+    TaskContinued,
+    TaskLost,
+    TaskRaised,
+    TaskReturned,
+)
+from holdfast.engine.values import Split
+from tests.simulation.clock import Clock
+from tests.simulation.evaluator import gathered
+from tests.simulation.plans import (
+    Book,
+    Does,
+    Fact,
+    Plan,
+    Poll,
+    Ready,
+    arguments,
+    digest,
+    error,
+    event,
+    fact,
+    number,
+    unwrap,
+)
+
+
+@dataclass(eq=False)
+class Worker:
+    """One process. In-place tasks queue in it.
+
+    Attributes:
+        alive: Whether it still runs.
+        busy_until: When it has done what it was given, in seconds since the epoch.
+    """
+
+    alive: bool = True
+    busy_until: float = 0.0
+
+
+@dataclass
+class Fleet:
+    """All workers and listeners that one executor incarnation has started.
+
+    Attributes:
+        send: Where their signals go; they may be delayed, repeated and reordered there.
+        running: Attempts that have not reported.
+    """
+
+    book: Book
+    clock: Clock
+    random: Random
+    runs: dict[int, int]
+    send: Callable[[Signal], None]
+    running: dict[tuple[int, int], Worker] = field(default_factory=dict)
+    listening: set[tuple[int, int]] = field(default_factory=set)
+    stopped: bool = False
+
+    def start(self, command: StartTask) -> None:
+        """Begin an attempt."""
+        worker = command.place if isinstance(command.place, Worker) and command.place.alive else Worker()
+        lost = command.place is not None and worker is not command.place
+        self.running[command.task, command.attempt] = worker
+        plan = self.book.of(command.node)
+        execution = self.runs[plan.key] = self.runs.get(plan.key, 0) + 1
+        slow = plan.dies + plan.flaky < execution <= plan.dies + plan.flaky + plan.slow
+        timeout = plan.options.timeout_s
+        duration = timeout if slow and timeout is not None else plan.duration_s * self.random.uniform(0.5, 1.5)
+        begun = max(self.clock.now_unix_s, worker.busy_until)
+        worker.busy_until = begun + duration
+
+        def finish() -> None:
+            if self.running.pop((command.task, command.attempt), None) is None or self.stopped:
+                return
+            if lost or execution <= plan.dies:
+                worker.alive = False
+                self._lose(worker, command, begun)
+            else:
+                self.send(self._report(command, plan, execution, worker, begun))
+
+        self.clock.at(worker.busy_until, finish)
+
+    def _lose(self, worker: Worker, command: StartTask, begun: float) -> None:
+        gone = [(command.task, command.attempt)] + [at for at, other in self.running.items() if other is worker]
+        for task, attempt in gone:
+            self.running.pop((task, attempt), None)
+            self.send(
+                TaskLost(
+                    task=task,
+                    attempt=attempt,
+                    error=WorkerLostError(str(task), "as planned"),
+                    started_unix_s=begun,
+                    ended_unix_s=self.clock.now_unix_s,
+                )
+            )
+
+    def _report(self, command: StartTask, plan: Plan, execution: int, worker: Worker, begun: float) -> Signal:
+        keeps = command.hold or command.place is not None or plan.options.in_place
+        about = {
+            "task": command.task,
+            "attempt": command.attempt,
+            "started_unix_s": begun,
+            "ended_unix_s": self.clock.now_unix_s,
+        }
+        place = worker if keeps else None
+        if execution <= plan.dies + plan.flaky:
+            return TaskRaised(**about, place=place, error=error(-1))
+        if execution <= plan.dies + plan.flaky + plan.slow:
+            timeout = TaskTimeoutError(command.node.task_id, plan.options.timeout_s or 0.0)
+            return TaskRaised(**about, place=place, error=timeout)
+        values = tuple(fact(value) for value in command.values)
+        match plan.does:
+            case Does.ERROR:
+                return TaskRaised(**about, place=place, error=error(plan.error))
+            case Does.CONTINUE:
+                assert plan.graph is not None
+                return TaskContinued(**about, place=worker, graph=plan.graph)
+            case Does.GATHER:
+                return self._gather(command, plan, values, about, place)
+            case Does.PEEK:
+                inputs = self.book[plan.inputs[0]]
+                everything = _peeked(self, inputs)
+                return TaskReturned(**about, place=place, value=number(digest(plan.key, everything)))
+        return TaskReturned(**about, place=place, value=number(digest(plan.key, values)))
+
+    def _gather(
+        self, command: StartTask, plan: Plan, values: tuple[Fact, ...], about: dict[str, float], place: Worker | None
+    ) -> Signal:
+        ready = unwrap(values[0])
+        assert isinstance(ready, Ready)
+        carried = plan.carried + ready.values
+        if not ready.remaining:
+            first = self.book[plan.family]
+            return TaskReturned(**about, place=place, value=number(gathered(first, carried)))  # type: ignore[arg-type]
+        split = command.values[0].base
+        assert isinstance(split, Split)
+        below = plan.durable and not split.passing
+        return TaskContinued(**about, place=place, graph=self._rest(plan, ready, carried, below))  # type: ignore[arg-type]
+
+    def _rest(self, plan: Plan, ready: Ready, carried: tuple[Fact, ...], below: bool) -> Graph:
+        """Wait for what remains, and gather on. `below`: whether the results are logged."""
+        num_returns = self.random.randint(1, len(ready.remaining))
+        wait_s = self.random.choice((None, self.random.uniform(0, 3)))
+        wait = self.book.add(kind=NodeKind.WAIT, durable=below, num_returns=num_returns, wait_s=wait_s, family=plan.key)
+        inputs = tuple(-(at + 1) for at in ready.remaining)
+        more = self.book.add(does=Does.GATHER, durable=below, family=plan.family, carried=carried, inputs=(wait.key,))
+        nodes = (
+            NodeSpec(
+                task_id="rest",
+                kind=NodeKind.WAIT,
+                arguments=arguments(wait.key),
+                inputs=inputs,
+                num_returns=num_returns,
+                duration_s=wait_s,
+            ),
+            NodeSpec(task_id="gather", arguments=arguments(more.key), inputs=(0,), options=more.options),
+        )
+        return Graph(nodes=nodes, sink=1)
+
+    # -- listeners -----------------------------------------------------------------------------------------------
+
+    def listen(self, command: StartListener) -> None:
+        """Begin to poll; a second request for the same attempt is none."""
+        plan = self.book.of(command.node)
+        asked = (command.task, command.attempt)
+        if asked in self.listening:
+            return
+        self.listening.add(asked)
+        polls = self.runs[-plan.key - 1] = self.runs.get(-plan.key - 1, 0) + 1
+
+        def hear() -> None:
+            if asked not in self.listening or self.stopped:
+                return
+            self.listening.discard(asked)
+            self.send(self._heard(command, plan, polls))
+
+        self.clock.after(plan.duration_s * self.random.uniform(0.5, 3), hear)
+
+    def _heard(self, command: StartListener, plan: Plan, polls: int) -> Signal:
+        if polls <= plan.flaky:
+            return TaskRaised(task=command.task, attempt=command.attempt, error=error(-1))
+        if plan.poll is Poll.EVENT:
+            assert plan.stream is not None
+            # A poll that is repeated gives the same event: that is the listener's promise, not ours.
+            heard = event(plan.stream, 0)
+            named = type(heard)(b"vp" + b"%d" % plan.key + bytes(heard.inband)[2:])
+            return EventPolled(task=command.task, attempt=command.attempt, value=named)
+        if plan.poll is Poll.STREAM:
+            return Subscribed(task=command.task, attempt=command.attempt, stream=plan.stream)
+        return Subscribed(task=command.task, attempt=command.attempt, due_unix_s=plan.due_unix_s)
+
+    def acknowledge(self, command: AcknowledgeEvent) -> None:
+        """Call the listener's `event_checkpointed`."""
+        plan = self.book.of(command.node)
+        asked = (command.task, command.attempt)
+        self.listening.add(asked)
+        slot = -plan.key - 1_000_001
+        calls = self.runs[slot] = self.runs.get(slot, 0) + 1
+
+        def done() -> None:
+            if asked not in self.listening or self.stopped:
+                return
+            self.listening.discard(asked)
+            if calls <= plan.flaky:
+                self.send(TaskRaised(task=command.task, attempt=command.attempt, error=error(-1)))
+            else:
+                self.send(EventAcknowledged(task=command.task, attempt=command.attempt))
+
+        self.clock.after(self.random.uniform(0, 1), done)
+
+    def stop(self, task: int, attempt: int) -> None:
+        """End an attempt, or a listener."""
+        self.running.pop((task, attempt), None)
+        self.listening.discard((task, attempt))
+
+
+def _peeked(fleet: Fleet, waited: Plan) -> list[int]:
+    """What a PEEK looks at: the inputs of the wait, ready or not."""
+    from tests.simulation.evaluator import Evaluator
+
+    value = unwrap(Evaluator(fleet.book).value(waited.key))
+    return sorted(map(digest, value.values))

@@ -1,0 +1,357 @@
+"""One simulated machine: a disk, executors that crash and come back, workers, listeners and clients.
+
+The executor is the real `ExecutorCore`; only what the Ray shell would do around
+it is done here: carry messages, carry out commands, start anew after a crash.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.operations import (
+    Batch,
+    Cancel,
+    Deliver,
+    FireTimer,
+    Operation,
+    Outcome,
+    Post,
+    Recover,
+    Resume,
+    Submit,
+)
+from holdfast.engine.commands import AcknowledgeEvent, Command, Complete, StartListener, StartTask, StopTask
+from holdfast.engine.errors import StorageFullError, WorkflowNotFoundError
+from holdfast.engine.run import Run
+from holdfast.engine.signals import Signal
+from holdfast.storage import workflow_store as store
+from tests.simulation.clock import Clock
+from tests.simulation.disk import CrashError, Disk, Fate
+from tests.simulation.generator import START_UNIX_S, Program
+from tests.simulation.laws import Auditor
+from tests.simulation.plans import event
+from tests.simulation.workers import Fleet
+
+WORKFLOW_ID = "simulated"
+MAX_HAPPENINGS = 20_000
+
+
+class Shell:
+    """One incarnation of the executor."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.core = ExecutorCore(world.disk, "executor")
+        self.queue: list[tuple[Operation, int]] = []
+        self.fleets: dict[int, Fleet] = {}
+        self.dead = False
+        self.paused = False
+        self._asked_to_work = False
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def arrive(self, operation: Operation, epoch: int = 0) -> None:
+        """Take an operation in; it is done with all others that have arrived when the executor comes to it."""
+        self.queue.append((operation, epoch))
+        if not self._asked_to_work:
+            self._asked_to_work = True
+            self.world.clock.after(self.world.random.choice((0.0, 0.001, 0.05)), self.work)
+
+    def _fleet(self, epoch: int) -> Fleet:
+        fleet = self.fleets.get(epoch)
+        if fleet is None:
+            world = self.world
+            fleet = self.fleets[epoch] = Fleet(
+                world.program.book,
+                world.clock,
+                world.random,
+                world.runs,
+                lambda signal: world.carry(self, signal, epoch),
+            )
+        return fleet
+
+    # -- work ----------------------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Do what has arrived, in one transaction, and then what comes of it."""
+        self._asked_to_work = False
+        if self.dead or self.paused or not self.queue:
+            return
+        taken, self.queue = self.queue, []
+        # What a lease that is gone has started reports to nobody.
+        current = {seq: held.epoch for seq, held in self.core.held.items()}
+        operations = [
+            operation
+            for operation, epoch in taken
+            if not isinstance(operation, Deliver) or epoch == current.get(operation.seq)
+        ]
+        world = self.world
+        try:
+            batch = world.perform(self, operations)
+            world.hear(operations, batch.outcomes)
+            world.obey(self, batch)
+        except CrashError:
+            world.crash(self)
+        except StorageFullError:
+            self._lose_memory(operations)
+
+    def _lose_memory(self, operations: list[Operation]) -> None:
+        """The commit failed: what is not in memory any more is loaded again, what clients asked is asked again."""
+        for epoch in [epoch for epoch in self.fleets if epoch not in {h.epoch for h in self.core.held.values()}]:
+            self.fleets.pop(epoch).stopped = True
+        for operation in operations:
+            if not isinstance(operation, Deliver | FireTimer | Recover):
+                self.arrive(operation)
+        with self.world.disk.read() as transaction:
+            for seq in store.held_by(transaction, "executor"):
+                self.arrive(Recover(seq=seq))
+        self.world.set_alarm(self.world.clock.now_unix_s + 0.1)
+
+    def carry_out(self, epoch: int, command: Command) -> None:
+        """Do one command."""
+        world, fleet = self.world, self._fleet(epoch)
+        match command:
+            case StartTask():
+                world.auditor.on_start(command, epoch)
+                already = any(task == command.task for task, _ in fleet.running)
+                world.auditor.demand(not already, "no two attempts of a task run at once", f"task {command.task}")
+                fleet.start(command)
+            case StartListener():
+                fleet.listen(command)
+            case AcknowledgeEvent():
+                world.auditor.on_acknowledge(command)
+                fleet.acknowledge(command)
+            case Complete():
+                pass
+            case _:
+                for started in self.fleets.values():
+                    started.stop(command.task, command.attempt)
+
+
+class World:
+    """Everything around one workflow.
+
+    Args:
+        random: Decides all that happens.
+        program: The workflow.
+        crashes: How many commits go wrong at most.
+        cancels: Whether somebody cancels it.
+        withholds: Whether the last event of each stream comes late, when all else has come to rest.
+    """
+
+    def __init__(self, random: Random, program: Program, *, crashes: int, cancels: bool, withholds: bool) -> None:
+        self.random, self.program = random, program
+        self.clock = Clock(random, START_UNIX_S)
+        self.auditor = Auditor(program.book, lambda: self.clock.now_unix_s)
+        self.disk = Disk(self._fate, self.auditor.on_commit)
+        self.runs: dict[int, int] = {}
+        self.seq = 1
+        self.cancels = cancels
+        self._crashes = crashes
+        self._resumes = 0
+        self._withheld: list[Post] = []
+        self._withholds = withholds
+        self._zombies: list[Shell] = []
+        self._answered: list[Operation] = []
+        self._alarm_unix_s = 0.0
+        self.shell = Shell(self)
+
+    # -- hooks that the list of faults replaces --------------------------------------------------------------------
+
+    def perform(self, shell: Shell, operations: list[Operation]) -> Batch:
+        """Commit."""
+        return shell.core.perform(operations, self.clock.now_unix_s)
+
+    def epoch_of(self, shell: Shell, seq: int) -> int:
+        """The epoch under which the commands of a batch are carried out."""
+        held = shell.core.held.get(seq)
+        return 0 if held is None else held.epoch
+
+    # -- the course of things ------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """From the submission until nothing more happens.
+
+        Raises:
+            LawBrokenError: A law did not hold.
+        """
+        self._ask(Submit(workflow_id=WORKFLOW_ID, graph=self.program.graph, nonce="n"), 0.0)
+        self._send_events()
+        if self.cancels:
+            self._ask(Cancel(workflow_id=WORKFLOW_ID), self.random.uniform(0, 8))
+        happenings = 0
+        while self.clock.step() or self._go_on():
+            happenings += 1
+            self.auditor.demand(happenings < MAX_HAPPENINGS, "every run ends", "it goes in circles")
+        with self.disk.read() as transaction:
+            row = store.get(transaction, self.seq)
+            assert row is not None
+            output = row.output
+            if output is not None and row.output_origin is not None:
+                output = store.read_output(transaction, row.seq, output, row.output_origin)
+        self.auditor.on_end(self.program.sink, output, cancelled=self.cancels)
+        self.auditor.demand(not self.shell.core.held, "what has ended leaves memory")
+
+    def _go_on(self) -> bool:
+        """At rest: wake who was paused, send what was withheld, resume what failed. False at the end."""
+        if self._zombies:
+            self._wake_zombie(self._zombies.pop())
+            return True
+        if self._withheld:
+            self._check_waits()
+            for post in self._withheld:
+                self._ask(post, 0.0)
+            self._withheld = []
+            return True
+        if self.auditor.status == "FAILED" and self._may_resume():
+            self._resumes += 1
+            self.auditor.resumed = True
+            self._ask(Resume(workflow_id=WORKFLOW_ID), 0.0)
+            return True
+        return False
+
+    def _may_resume(self) -> bool:
+        expected = self.auditor.evaluator.outcome(self.program.sink)
+        if isinstance(expected, tuple) and expected[0] == "failed":
+            return self._resumes < 1 or self.auditor.error != ("raised", expected[1])
+        return self._resumes < 30
+
+    def _check_waits(self) -> None:
+        """A run at rest that has not ended waits for something named, and is not in memory for it."""
+        if self.auditor.status != "RUNNING":
+            return
+        copy = self.disk.store.fork()
+        with copy.read() as transaction:
+            image = store.load_image(transaction, self.seq)
+        run, _ = Run.load(WORKFLOW_ID, image, self.clock.now_unix_s)
+        self.auditor.demand(bool(run.waits_for()), "every run ends, or waits for something named")
+
+    # -- clients -------------------------------------------------------------------------------------------------
+
+    def _ask(self, operation: Operation, delay_s: float) -> None:
+        """Ask until it is answered, as a client does: what was asked and not answered is asked again."""
+
+        def again() -> None:
+            if any(other is operation for other in self._answered):
+                return
+            if not any(other is operation for other, _ in self.shell.queue):
+                self.shell.arrive(operation)
+            self.clock.after(1.0, again)
+
+        self.clock.after(delay_s, again)
+
+    def hear(self, operations: list[Operation], outcomes: list[Outcome]) -> None:
+        """Clients get their answers."""
+        for operation, outcome in zip(operations, outcomes, strict=True):
+            if not isinstance(outcome, WorkflowNotFoundError):
+                self._answered.append(operation)
+
+    def _send_events(self) -> None:
+        for stream, readers in self.program.readers.items():
+            for serial in range(readers):
+                about = {"workflow_id": WORKFLOW_ID, "stream": stream, "value": event(stream, serial)}
+                post = Post(**about, dedupe_id=f"{stream[1]}/{serial}")
+                if self._withholds and serial == readers - 1:
+                    self._withheld.append(post)
+                    continue
+                delay = self.random.choice((0.01, self.random.uniform(0, 10)))
+                self._ask(post, delay)
+                if self.random.random() < 0.3:
+                    # The sender never heard that it was taken, and sends it again.
+                    self._ask(Post(**about, dedupe_id=post.dedupe_id), delay + 2)
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def carry(self, shell: Shell, signal: Signal, epoch: int) -> None:
+        """Bring a signal to the incarnation that asked for it: late, out of order, perhaps twice."""
+        seq = self.seq
+
+        def deliver() -> None:
+            if not shell.dead:
+                shell.arrive(Deliver(seq=seq, signal=signal), epoch)
+
+        self.clock.after(self.random.choice((0.0, 0.01, self.random.uniform(0, 0.5))), deliver)
+        if self.random.random() < 0.15:
+            self.clock.after(self.random.uniform(0, 3), deliver)
+
+    def set_alarm(self, unix_s: float) -> None:
+        """Look for due timers at a time, unless the alarm is set to an earlier one."""
+        if not self.clock.now_unix_s < self._alarm_unix_s <= unix_s:
+            self._alarm_unix_s = unix_s
+            self.clock.at(unix_s, self.fire_timers)
+
+    def fire_timers(self) -> None:
+        """The alarm: wake what is due, set the alarm for what is next."""
+        now = self.clock.now_unix_s
+        with self.disk.read() as transaction:
+            due = store.due_timers(transaction, now, 10)
+            upcoming = store.next_due(transaction)
+        for due_unix_s, seq, task in due:
+            self.shell.arrive(FireTimer(seq=seq, task=task, due_unix_s=due_unix_s))
+        if upcoming is not None:
+            self.set_alarm(now + 0.5 if due else upcoming)
+
+    def obey(self, shell: Shell, batch: Batch) -> None:
+        """Carry out what a batch asks for; the process may die in the middle of it."""
+        stop_at = -1
+        if self._crashes > 0 and batch.commands and self.random.random() < 0.05:
+            self._crashes -= 1
+            stop_at = self.random.randint(0, len(batch.commands))
+        for seq in batch.lost:
+            for fleet in shell.fleets.values():
+                fleet.stopped = True
+            self.auditor.demand(seq not in shell.core.held, "a lost run leaves memory")
+        given_up = {(c.task, c.attempt) for _, c in batch.commands if isinstance(c, StopTask)}
+        for position, (row, command) in enumerate(batch.commands):
+            if isinstance(command, StartTask) and (command.task, command.attempt) in given_up:
+                continue
+            if position == stop_at:
+                raise CrashError
+            shell.carry_out(self.epoch_of(shell, row.seq), command)
+        if stop_at == len(batch.commands):
+            raise CrashError
+        if batch.earliest_due_unix_s is not None:
+            self.set_alarm(batch.earliest_due_unix_s)
+
+    # -- mishaps -------------------------------------------------------------------------------------------------
+
+    def _fate(self) -> Fate:
+        if self._crashes <= 0 or self.random.random() > 0.15:
+            return Fate.DONE
+        self._crashes -= 1
+        return self.random.choice((Fate.KILLED_BEFORE, Fate.KILLED_AFTER, Fate.FULL, Fate.KILLED_AFTER))
+
+    def crash(self, shell: Shell) -> None:
+        """The executor dies, or stops and is replaced; a new one takes its place after a while."""
+        if self.random.random() < 0.3 and shell.core.held:
+            shell.paused = True
+            self._zombies.append(shell)
+        else:
+            shell.dead = True
+            for fleet in shell.fleets.values():
+                fleet.stopped = True
+        self.clock.after(self.random.uniform(0, 3), self._start_anew)
+
+    def _start_anew(self) -> None:
+        shell = self.shell = Shell(self)
+        with self.disk.read() as transaction:
+            mine = store.held_by(transaction, "executor")
+        for seq in mine:
+            shell.arrive(Recover(seq=seq))
+        self.set_alarm(self.clock.now_unix_s)
+
+    def _wake_zombie(self, zombie: Shell) -> None:
+        """It goes on where it stopped, with what has been sent to it meanwhile: nothing of it may be written."""
+        operations = [operation for operation, _ in zombie.queue if isinstance(operation, Deliver)]
+        self.auditor.barred = True
+        try:
+            batch = self.perform(zombie, operations)
+        except (CrashError, StorageFullError):
+            return
+        finally:
+            self.auditor.barred = False
+        self.auditor.demand(not batch.commands, "a replaced executor starts nothing")
+        zombie.dead = True
+        for fleet in zombie.fleets.values():
+            fleet.stopped = True

@@ -1,0 +1,219 @@
+"""The rules of the house that no type checker holds: who imports whom, what is public, where files may not be."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+ROOTS = ("platform", "listeners", "actors")
+PUBLIC_PACKAGES = ("holdfast.workflow", "holdfast.listeners", "holdfast.engine", "holdfast.storage")
+
+# An export is a decision: who adds a name to holdfast.workflow adds it here too, and to the changelog.
+WORKFLOW_NAMES = {
+    # Running and asking
+    "init", "run", "run_async", "resume", "resume_async", "resume_all", "get_output", "get_output_async",
+    "list_all", "get_status", "get_metadata", "cancel", "delete", "shutdown", "platform_status",
+    # Building
+    "continuation", "options", "create", "step", "wait", "wait_for_event", "sleep", "Workflow", "Retry",
+    # Events
+    "EventListener", "send_event",
+    # Asynchronous twins and error types, as modules
+    "aio", "exceptions",
+    "WorkflowError", "WorkflowExecutionError", "WorkflowCancellationError",
+    # Status, as a type and as plain names
+    "WorkflowStatus", "NONE", "RUNNING", "CANCELED", "SUCCESSFUL", "FAILED", "RESUMABLE", "PENDING",
+}  # fmt: skip
+
+# Where people who come from ray.workflow import from today.
+OLD_IMPORTS = {
+    "common": ("WorkflowStatus", "HTTP_EVENT_PROVIDER_NAME"),
+    "event_listener": ("EventListener", "TimerListener"),
+    "exceptions": (
+        "WorkflowError",
+        "WorkflowExecutionError",
+        "WorkflowCancellationError",
+        "WorkflowNotFoundError",
+        "WorkflowNotResumableError",
+        "WorkflowTaskNotRecoverableError",
+        "WorkflowStillActiveError",
+    ),
+    "http_event_provider": ("HTTPListener", "HTTPEventProvider", "WorkflowEventHandleError"),
+    "workflow_context": ("get_current_workflow_id", "get_current_task_id"),
+}
+
+
+def rooms() -> set[str]:
+    """Every package of the namespace that is on disk, by its dotted name."""
+    return {
+        f"holdfast.{marker.parent.name}" for root in ROOTS for marker in (PROJECT / root).glob("holdfast/*/__init__.py")
+    }
+
+
+def public_modules() -> list[str]:
+    """The public packages and those of their modules that are no one's private matter."""
+    names = []
+    for package_name in PUBLIC_PACKAGES:
+        package = importlib.import_module(package_name)
+        names.append(package_name)
+        for found in pkgutil.walk_packages(package.__path__, prefix=f"{package_name}."):
+            if not any(part.startswith("_") for part in found.name.split(".")):
+                names.append(found.name)
+    return names
+
+
+def lint_imports(project: Path) -> subprocess.CompletedProcess[str]:
+    """Run import-linter over the three source roots below `project`, which come before any installed ones."""
+    paths = os.pathsep.join(str(project / root) for root in ROOTS)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports_command; lint_imports_command()",
+            "--no-cache",
+        ],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def small_house(tmp_path: Path) -> Path:
+    """A copy of the house's plan with empty rooms, to plant violations in."""
+    (tmp_path / "pyproject.toml").write_text((PROJECT / "pyproject.toml").read_text())
+    for root in ROOTS:
+        for room in (PROJECT / root / "holdfast").iterdir():
+            if (room / "__init__.py").exists():
+                copy = tmp_path / root / "holdfast" / room.name
+                copy.mkdir(parents=True)
+                (copy / "__init__.py").write_text("")
+    return tmp_path
+
+
+class TestImports:
+    def test_imports_point_one_way(self) -> None:
+        outcome = lint_imports(PROJECT)
+        assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+    def test_every_room_on_disk_is_under_the_contracts(self) -> None:
+        plan = (PROJECT / "pyproject.toml").read_text()
+        watched = re.search(r"root_packages = \[(.*?)\]", plan, re.DOTALL)
+        assert watched is not None
+        assert rooms() == set(re.findall(r'"([\w.]+)"', watched[1]))
+
+    @pytest.mark.parametrize(
+        ("room", "planted", "said"),
+        [
+            ("listeners/holdfast/listeners", "import holdfast.workflow", "holdfast.listeners is not allowed to import"),
+            ("platform/holdfast/storage", "from holdfast import actors", "holdfast.storage is not allowed to import"),
+            ("platform/holdfast/engine", "def f():\n    import holdfast.storage", "holdfast.engine is not allowed"),
+            ("actors/holdfast/actors", "from holdfast.workflow import x", "holdfast.actors is not allowed to import"),
+            ("platform/holdfast/engine", "from time import monotonic", "not allowed to import time"),
+            ("platform/holdfast/engine", "import ray", "not allowed to import ray"),
+        ],
+    )
+    def test_a_planted_import_against_the_direction_is_found(
+        self, small_house: Path, room: str, planted: str, said: str
+    ) -> None:
+        (small_house / room / "planted.py").write_text(planted + "\n")
+        outcome = lint_imports(small_house)
+        assert outcome.returncode != 0
+        assert said in outcome.stdout
+
+    def test_the_empty_house_is_accepted(self, small_house: Path) -> None:
+        outcome = lint_imports(small_house)
+        assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+    def test_no_module_uses_the_private_parts_of_ray(self) -> None:
+        sources = [path for root in ROOTS for path in (PROJECT / root).rglob("*.py")]
+        assert sources
+        used = [
+            f"{path.relative_to(PROJECT)}:{number}"
+            for path in sources
+            for number, line in enumerate(path.read_text().splitlines(), start=1)
+            if re.search(r"\bray\._(private|raylet)\b|\bfrom ray import _|\bray\.[\w.]*\b_(private|raylet)\b", line)
+        ]
+        assert used == []
+
+
+class TestPublicSurface:
+    def test_workflow_exports_exactly_the_pinned_names(self) -> None:
+        module = importlib.import_module("holdfast.workflow")
+        assert set(module.__all__) == WORKFLOW_NAMES
+
+    @pytest.mark.parametrize("package", PUBLIC_PACKAGES)
+    def test_a_public_package_lists_what_it_exports(self, package: str) -> None:
+        module = importlib.import_module(package)
+        assert module.__doc__, f"{package} does not say what it is for"
+        assert getattr(module, "__all__", None), f"{package} has no __all__"
+
+    def test_whatever_a_module_lists_is_there_once_and_is_public(self) -> None:
+        for name in public_modules():
+            module = importlib.import_module(name)
+            listed = list(getattr(module, "__all__", ()))
+            assert len(listed) == len(set(listed)), f"{name}.__all__ names something twice"
+            for exported in listed:
+                assert hasattr(module, exported), f"{name}.__all__ lists {exported!r}, which is not there"
+                assert not exported.startswith("_"), f"{name}.__all__ lists {exported!r}, which is private"
+
+    @pytest.mark.parametrize("package", PUBLIC_PACKAGES)
+    def test_a_public_package_shows_no_name_that_it_does_not_list(self, package: str) -> None:
+        module = importlib.import_module(package)
+        shown = {
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_") and not isinstance(value, ModuleType) and name != "annotations"
+        }
+        assert shown <= set(module.__all__)
+
+    @pytest.mark.parametrize(("module", "names"), OLD_IMPORTS.items(), ids=OLD_IMPORTS.keys())
+    def test_the_import_paths_of_ray_workflow_are_kept(self, module: str, names: tuple[str, ...]) -> None:
+        found = importlib.import_module(f"holdfast.workflow.{module}")
+        assert [name for name in names if not hasattr(found, name)] == []
+
+
+class TestPlacesOfFiles:
+    # Any of these would hide the other parts of the namespace, or the standard library's `platform`.
+    @pytest.mark.parametrize(
+        "folder", [*ROOTS, *(f"{root}/holdfast" for root in ROOTS), "tests/platform"], ids=lambda folder: folder
+    )
+    def test_no_init_file_where_it_would_hide_other_packages(self, folder: str) -> None:
+        assert not (PROJECT / folder / "__init__.py").exists()
+
+    @pytest.mark.parametrize("root", ROOTS)
+    def test_every_room_is_typed(self, root: str) -> None:
+        markers = list((PROJECT / root).glob("holdfast/*/__init__.py"))
+        assert markers
+        assert [marker.parent.name for marker in markers if not (marker.parent / "py.typed").exists()] == []
+
+    def test_every_module_says_what_it_is_for(self) -> None:
+        silent = [
+            str(path.relative_to(PROJECT))
+            for root in ROOTS
+            for path in (PROJECT / root).rglob("*.py")
+            if not path.read_text().lstrip().startswith(('"""', 'r"""'))
+        ]
+        assert silent == []
+
+    def test_no_module_is_a_drawer_for_leftovers(self) -> None:
+        drawers = [
+            str(path.relative_to(PROJECT))
+            for root in ROOTS
+            for path in (PROJECT / root).rglob("*.py")
+            # workflow/common.py is an import path of ray.workflow.
+            if path.stem in {"utils", "util", "helpers", "misc", "common"}
+            and path != PROJECT / "platform/holdfast/workflow/common.py"
+        ]
+        assert drawers == []
