@@ -26,6 +26,7 @@ from holdfast.actors import names
 from holdfast.actors.answers import Answers
 from holdfast.actors.error_values import dump_error
 from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.operating_system import this_process
 from holdfast.actors.operations import (
     Accepted,
     AdmitQueued,
@@ -45,8 +46,9 @@ from holdfast.actors.operations import (
 from holdfast.actors.ray_launch import Launcher
 from holdfast.actors.ray_untyped import remote
 from holdfast.actors.requests import Answer, EventRequest, SubmitRequest
-from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress, object_blob, portable_value
+from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress, object_blob
 from holdfast.actors.task_call import Acknowledged, Continued, Heard, Raised, Reply, Returned, TaskCall
+from holdfast.actors.wire import pack_call, unpack_reply
 from holdfast.engine.commands import AcknowledgeEvent, Complete, StartListener, StartTask, StopListener, StopTask
 from holdfast.engine.errors import WorkerLostError
 from holdfast.engine.graph import Graph
@@ -71,6 +73,7 @@ from holdfast.storage.workflow_row import WorkflowRow
 log = logging.getLogger("holdfast")
 
 _TRY_AGAIN_S = 1.0
+_ENDING_S = 10.0
 
 
 @dataclass(slots=True)
@@ -116,10 +119,10 @@ class Executor:
         self._told_unix_s: float | None = None
         self._say: list[str] = []
         self._writing: set[asyncio.Task[None]] = set()
-        with self._folder.kv.read() as txn:
-            mine = store.held_by(txn, name)
-        for seq in mine:
-            self._arrive(Recover(seq=seq))
+        process = this_process()
+        with self._folder.kv.write() as txn:
+            store.save_setting(txn, names.process_setting(name), [process.pid, process.started])
+        self._recover_all(self._not_in_memory())
 
     # -- asked by clients ----------------------------------------------------------------------------------------
 
@@ -128,8 +131,14 @@ class Executor:
         return os.getpid()
 
     async def close(self) -> None:
-        """Write nothing more and let go of the folder: this process is about to be ended."""
+        """Write nothing more, end what runs, and let go of the folder: this process is about to be ended."""
         self._closed = True
+        running = list(self._calls.values())
+        for call in running:
+            ray.cancel(call.ref, force=not call.listener)
+        ends = [asyncio.ensure_future(call.over.wait()) for call in running if not call.listener]
+        if ends:
+            await asyncio.wait(ends, timeout=_ENDING_S)
         self._lock.release()
 
     async def submit(self, request: SubmitRequest) -> Outcome:
@@ -143,9 +152,9 @@ class Executor:
             return outcome
         return await self._answers.wait(request.workflow_id)
 
-    async def resume(self, workflow_id: str) -> Outcome:
-        """Take a workflow up again."""
-        return await self._operate(Resume(workflow_id=workflow_id))
+    async def resume(self, workflow_id: str, nonce: str) -> Outcome:
+        """Take a workflow up again. `nonce` marks the request: Ray repeats it when this process dies in it."""
+        return await self._operate(Resume(workflow_id=workflow_id, nonce=nonce))
 
     async def answer(self, workflow_id: str, task_id: str | None = None, run: bool = True) -> Answer | Elsewhere:
         """The value of a workflow, or of one of its tasks, once there is one."""
@@ -212,19 +221,32 @@ class Executor:
         """Take workflows up that are this executor's."""
         await asyncio.gather(*(self._operate(Recover(seq=seq)) for seq in seqs))
 
+    async def look_again(self) -> None:
+        """Take up what is this executor's and not in memory: whoever was to tell of it may have died."""
+        await self.recover(self._not_in_memory())
+
     async def admit_queued(self) -> None:
         """Start queued workflows while there is room."""
         await self._operate(AdmitQueued())
 
     # -- asked by workers ----------------------------------------------------------------------------------------
 
-    async def report(self, place: str, reply: Reply) -> list[TaskCall]:
-        """Make durable what a worker says before it leaves. Returns the in-place tasks to run there next."""
+    async def report(self, place: str, reply: Reply, leaving: bool = False) -> list[bytes]:
+        """Make durable what a worker says before it leaves. Returns the in-place tasks to run there next.
+
+        Args:
+            place: The Ray task that it runs in.
+            reply: What it says.
+            leaving: It is about to end and takes no other task.
+        """
         call = self._calls.get(place)
-        if call is not None and (reply.task, reply.attempt) in call.assigned:
-            call.assigned.remove((reply.task, reply.attempt))
-        await self._operate(Deliver(seq=reply.seq, signal=await self._signal_of(reply, place or None)))
-        return self._placed.pop(place, [])
+        if call is None or (reply.task, reply.attempt) not in call.assigned:
+            # Nobody waits for this attempt: it was started by an executor that died, or was stopped. Attempts are
+            # numbered anew after that, so its number may be one that is in use.
+            return []
+        call.assigned.remove((reply.task, reply.attempt))
+        await self._operate(Deliver(seq=reply.seq, signal=await self._signal_of(reply, None if leaving else place)))
+        return [pack_call(following) for following in self._placed.pop(place, [])]
 
     # -- the batch -----------------------------------------------------------------------------------------------
 
@@ -259,16 +281,19 @@ class Executor:
         self, arrived: Iterable[tuple[Operation, asyncio.Future[Outcome] | None]], error: Exception
     ) -> None:
         """Nothing was written: refuse who waits, and take the workflows up again from the store, a little later."""
-        seqs: dict[int, None] = {}
-        for operation, waiter in arrived:
+        for _, waiter in arrived:
             if waiter is not None and not waiter.done():
                 waiter.set_result(error)
-            if isinstance(operation, Deliver | Recover):
-                seqs[operation.seq] = None
+        # Whatever kind of operation touched it: it is not in memory any more.
+        seqs = self._not_in_memory()
         for seq in seqs:
             self._stop_all(seq)
         if seqs:
-            self._loop.call_later(_TRY_AGAIN_S, self._recover_all, list(seqs))
+            self._loop.call_later(_TRY_AGAIN_S, self._recover_all, seqs)
+
+    def _not_in_memory(self) -> list[int]:
+        with self._folder.kv.read() as txn:
+            return [seq for seq in store.held_by(txn, self._name) if seq not in self._core.held]
 
     def _recover_all(self, seqs: Sequence[int]) -> None:
         for seq in seqs:
@@ -331,11 +356,11 @@ class Executor:
             task=command.task,
             attempt=command.attempt,
             node=command.node,
-            values=tuple(portable_value(value) for value in command.values),
+            values=command.values,
             hold=isinstance(command, StartTask) and command.hold,
             executor=self._name,
             storage=self._address,
-            event=portable_value(command.event) if isinstance(command, AcknowledgeEvent) else None,
+            event=command.event if isinstance(command, AcknowledgeEvent) else None,
         )
 
     def _start_task(self, row: WorkflowRow, command: StartTask) -> None:
@@ -397,8 +422,9 @@ class Executor:
             for task, attempt in call.assigned:
                 self._arrive(Deliver(seq=call.seq, signal=_signal_of_loss(task, attempt, error)))
             return
-        reply: Reply | None = done.result()
-        if reply is None:
+        reply = unpack_reply(done.result())
+        if reply is None or (reply.task, reply.attempt) not in call.assigned:
+            # All has been reported on the way; or the attempt was stopped, and came to its end before it knew.
             return
         if self._has_files(reply):
             # The event loop keeps only a weak reference to a task.
@@ -472,9 +498,9 @@ class Executor:
         )
 
     async def _submission(self, request: SubmitRequest) -> Submit:
-        graph, environment = request.graph, ""
-        self_stored = not self._launcher.lacks(request.code) and not request.environment and not request.objects
-        if not (self_stored and not any(_is_large(node.arguments) for node in graph.nodes)):
+        graph, environment = request.graph, self._launcher.environment_of(request.environment)
+        self_stored = not self._launcher.lacks(request.code) and not request.objects
+        if environment is None or not self_stored or any(_is_large(node.arguments) for node in graph.nodes):
             graph, environment = await asyncio.to_thread(self._store_submission, request)
         self._say.append(f'Workflow job created. [id="{request.workflow_id}"]')
         return Submit(
@@ -488,7 +514,7 @@ class Executor:
     def _store_submission(self, request: SubmitRequest) -> tuple[Graph, str]:
         self._launcher.store_code(request.code)
         self._write_objects(request.objects, request.nonce)
-        environment = self._folder.code.put(request.environment) if request.environment else ""
+        environment = self._launcher.store_environment(request.environment)
         return self._store_arguments(request.graph, request.nonce), environment
 
 

@@ -15,27 +15,28 @@ from holdfast.actors.storage_access import StorageAccess, access
 from holdfast.actors.task_call import Acknowledged, Heard, Raised, Reply, Returned, TaskCall
 from holdfast.actors.task_runner import load_arguments, load_code, load_value, raised, store_result
 from holdfast.actors.values import set_cluster_nonce
+from holdfast.actors.wire import unpack_call
 
 
 @remote(num_cpus=0, max_concurrency=100_000)
 class ListenerHost:
     """Polls the listeners of one runtime environment."""
 
-    async def poll(self, call: TaskCall) -> Reply:
+    async def poll(self, packed_call: bytes) -> Reply:
         """Wait for a listener's event.
 
         Returns:
             The event, or what to wait for in its place, or the error it raised.
         """
-        started = time.time()
+        call, started = unpack_call(packed_call), time.time()
         try:
             return await self._poll(call, started)
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is theirs to see
             return raised(call, error, started)
 
-    async def acknowledge(self, call: TaskCall) -> Acknowledged | Raised:
+    async def acknowledge(self, packed_call: bytes) -> Acknowledged | Raised:
         """Tell a listener that its event is durable."""
-        started = time.time()
+        call, started = unpack_call(packed_call), time.time()
         assert call.event is not None
         try:
             storage = self._storage(call)

@@ -9,13 +9,14 @@ from typing import Any
 import ray
 
 from holdfast.actors import names
-from holdfast.actors.environment import load_environment
+from holdfast.actors.environment import Environments, merge_environments
 from holdfast.actors.listener_host import ListenerHost
 from holdfast.actors.ray_untyped import actor_class
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.actors.task_call import TaskCall
 from holdfast.actors.task_options import load_ray_options
 from holdfast.actors.task_runner import run_task
+from holdfast.actors.wire import pack_call
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.workflow_row import WorkflowRow
 
@@ -34,17 +35,21 @@ class Launcher:
         self._stored_code: set[str] = set()
         # Per set of options: `.options()` costs as much as a call.
         self._task_function = lru_cache(maxsize=4096)(self._make_task_function)
-        self._environment = lru_cache(maxsize=256)(self._load_environment)
+        self._environments = Environments(folder.code)
 
     def start_task(self, row: WorkflowRow, call: TaskCall) -> Any:
         """Start a task; the reference of its reply."""
+        if row.environment:
+            # Each time: a cluster may have forgotten the packages since the function was made.
+            self._environments.load(row.environment)
         function = self._task_function(call.node.options.ray_options, row.environment)
-        return function.remote(call)
+        return function.remote(pack_call(call))
 
     def start_listener(self, row: WorkflowRow, call: TaskCall) -> Any:
         """Poll a listener, or acknowledge its event; the reference of the reply."""
         host = self._host(row.environment)
-        return host.poll.remote(call) if call.event is None else host.acknowledge.remote(call)
+        packed = pack_call(call)
+        return host.poll.remote(packed) if call.event is None else host.acknowledge.remote(packed)
 
     def management(self) -> Any:
         """The management actor."""
@@ -61,22 +66,27 @@ class Launcher:
                 self._folder.code.put(content)
                 self._stored_code.add(digest)
 
+    def environment_of(self, captured: bytes) -> str | None:
+        """The hash of a job's environment; None when it has to be stored first, with `store_environment`."""
+        return self._environments.stored(captured)
+
+    def store_environment(self, captured: bytes) -> str:
+        """Make a job's environment durable; its hash."""
+        return self._environments.store(captured)
+
     def _make_task_function(self, ray_options: bytes, environment: str) -> Any:
         options = load_ray_options(ray_options)
         # Retries are counted by the engine: a task that Ray ran again by itself could not be told from a new attempt.
         options["max_retries"] = 0
         if environment:
             own = options.get("runtime_env") or {}
-            options["runtime_env"] = {**self._environment(environment), **own}
+            options["runtime_env"] = merge_environments(self._environments.load(environment), own)
         return ray.remote(run_task).options(**options)
-
-    def _load_environment(self, digest: str) -> dict[str, Any]:
-        return load_environment(self._folder.code.get(digest))
 
     def _host(self, environment: str) -> Any:
         options: dict[str, Any] = {}
         if environment:
-            options["runtime_env"] = self._environment(environment)
+            options["runtime_env"] = self._environments.load(environment)
         return (
             actor_class(ListenerHost)
             .options(

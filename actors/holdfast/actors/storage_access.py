@@ -18,11 +18,10 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from holdfast.engine.values import Split, Value
 from holdfast.storage.blobs import BlobStore
 from holdfast.storage.code import CodeStore
 from holdfast.storage.payload import Payload
-from holdfast.storage.record_codec import Blob, Referring, Stored
+from holdfast.storage.record_codec import Blob
 
 INLINE_BYTES = 64 * 1024
 """Values up to this size travel and are stored inline."""
@@ -56,24 +55,6 @@ def portable(payload: Payload) -> Payload:
         for buffer in payload.buffers
     )
     return Payload(inband, buffers)
-
-
-def portable_base(base: Stored) -> Stored:
-    """A stored value's base in a form that Ray can carry."""
-    match base:
-        case Payload():
-            return portable(base)
-        case Referring(inner, objects) if isinstance(inner, Payload):
-            return Referring(portable(inner), objects)
-        case Split():
-            return Split(tuple((at, portable_value(value)) for at, value in base.ready), base.remaining)
-    return base
-
-
-def portable_value(value: Value) -> Value:
-    """A value in a form that Ray can carry."""
-    base = portable_base(value.base)
-    return value if base is value.base else Value(base, value.caught, value.wraps)
 
 
 class StorageAccess:

@@ -31,6 +31,7 @@ from holdfast.actors.task_call import Continued, Raised, Reply, Returned, TaskCa
 from holdfast.actors.task_context import TaskContext, running
 from holdfast.actors.task_options import is_retryable
 from holdfast.actors.values import dump, render, set_cluster_nonce
+from holdfast.actors.wire import pack_reply, unpack_call
 from holdfast.engine.errors import HoldfastError, TaskTimeoutError, WorkflowTaskNotRecoverableError
 from holdfast.engine.graph import Graph
 from holdfast.engine.values import Split, Value
@@ -38,12 +39,13 @@ from holdfast.storage.payload import Payload
 from holdfast.storage.record_codec import Blob, Referring
 
 
-def run_task(call: TaskCall) -> Reply | None:
+def run_task(packed_call: bytes) -> Reply | bytes | None:
     """Run a task, and the in-place tasks that follow it here.
 
     Returns:
-        What came of the task; None when all has been reported on the way.
+        What came of the task, packed; None when all has been reported on the way.
     """
+    call = unpack_call(packed_call)
     set_cluster_nonce(call.storage.cluster)
     local_values: list[Any] = []
     todo = deque([call])
@@ -52,15 +54,15 @@ def run_task(call: TaskCall) -> Reply | None:
         reply = _run_one(current, local_values)
         in_place = isinstance(reply, Continued) and any(node.options.in_place for node in reply.graph.nodes)
         if not (current.hold or in_place or todo or current is not call):
-            return reply
+            return pack_reply(reply)
         todo.extend(_report(current.executor, reply))
     return None
 
 
 def _report(executor: str, reply: Reply) -> Sequence[TaskCall]:
     """Have a reply made durable; the tasks to run here next."""
-    following: Sequence[TaskCall] = ray.get(_executor(executor).report.remote(_place(), reply))
-    return following
+    following: Sequence[bytes] = ray.get(_executor(executor).report.remote(_place(), reply))
+    return [unpack_call(packed) for packed in following]
 
 
 @lru_cache(maxsize=64)
@@ -252,6 +254,7 @@ def _start_watch(call: TaskCall, started: float) -> Callable[[], None]:
     if timeout_s is None:
         return lambda: None
     over = threading.Event()
+    place = _place()
 
     def watch() -> None:
         if over.wait(timeout_s):
@@ -267,7 +270,7 @@ def _start_watch(call: TaskCall, started: float) -> Callable[[], None]:
             ended_unix_s=time.time(),
         )
         # First durable, then the end of this process: the loss that follows is of an attempt that is over.
-        ray.get(_executor(call.executor).report.remote("", reply))
+        ray.get(_executor(call.executor).report.remote(place, reply, leaving=True))
         if not over.is_set():
             os.kill(os.getpid(), signal.SIGKILL)
 
