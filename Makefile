@@ -15,7 +15,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test crash lint format types bench simulate clean
+.PHONY: scale help demo test crash lint format types bench simulate clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ types: $(STAMP) ## Check the types, strictly
 
 bench: $(STAMP) ## Measure against plain Ray (REPEAT=3)
 	@$(BIN)/python -m benchmarks.run --repeat $(REPEAT) --json benchmarks.jsonl
+
+scale: $(STAMP) ## Run very large and deep workflows, and report time and memory
+	@$(BIN)/python -m benchmarks.scale
 
 simulate: $(STAMP) ## Run N=200000 random schedules of the engine
 	@$(BIN)/python -m tests.simulation --schedules $(N)

@@ -1,0 +1,179 @@
+"""Large and deep workflows, and a full store: `python -m benchmarks.scale [NAME ...] [--shrink K]`.
+
+Reports time and the executor's memory (resident set, MiB) as the workflow goes on, one line of JSON each.
+Memory after the first tenth is what the rest is compared with: it must not grow with what is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from benchmarks.machine import machine_line
+from holdfast import workflow
+from holdfast.engine.transitions import WorkflowStatus
+from holdfast.storage import workflow_store
+from holdfast.storage.folder import StorageFolder
+from holdfast.storage.workflow_row import WorkflowRow
+
+_LOOK_EVERY_S = 1.0
+
+
+@ray.remote
+def same(value: int) -> int:
+    return value
+
+
+@ray.remote
+def add(*values: int) -> int:
+    return sum(values)
+
+
+@ray.remote
+def go_deep(left: int) -> Any:
+    return "bottom" if left == 0 else workflow.continuation(go_deep.bind(left - 1))
+
+
+@ray.remote
+def grow(rounds: int, total: int) -> Any:
+    """Each round adds 20 tasks: 18 leaves, their sum, and the next round."""
+    if rounds == 0:
+        return total
+    return workflow.continuation(grow.bind(rounds - 1, add.bind(total, *(same.bind(1) for _ in range(18)))))
+
+
+def deep(shrink: int) -> tuple[Any, int, Any]:
+    """A continuation 10,000 deep."""
+    depth = 10_000 // shrink
+    return go_deep.bind(depth), depth + 1, "bottom"
+
+
+def static(shrink: int) -> tuple[Any, int, Any]:
+    """A graph of 100,000 tasks in three layers, submitted at once."""
+    width = 99_000 // shrink
+    leaves: list[Any] = [same.bind(1) for _ in range(width)]
+    sums: list[Any] = [add.bind(*leaves[at : at + 100]) for at in range(0, width, 100)]
+    return add.bind(*sums), width + len(sums) + 1, width
+
+
+def dynamic(shrink: int) -> tuple[Any, int, Any]:
+    """A graph that grows to 20,000 tasks."""
+    rounds = 1_000 // shrink
+    return grow.bind(rounds, 0), rounds * 20 + 1, rounds * 18
+
+
+def run_one(name: str, make: Callable[[int], tuple[Any, int, Any]], shrink: int) -> dict[str, Any]:
+    """Run one workflow and look at the executor's memory meanwhile."""
+    executor = workflow.platform_status()["executors"][0]["pid"]
+    dag, tasks, expected = make(shrink)
+    before_mib = resident_mib(executor)
+    began = time.perf_counter()
+    reference = workflow.run_async(dag, workflow_id=name)
+    submitted_s = time.perf_counter() - began
+    seen = [resident_mib(executor)]
+    while not ray.wait([reference], timeout=_LOOK_EVERY_S)[0]:
+        seen.append(resident_mib(executor))
+    assert ray.get(reference) == expected
+    took_s = time.perf_counter() - began
+    first_tenth = seen[: max(1, len(seen) // 10)]
+    return {
+        "workload": name,
+        "tasks": tasks,
+        "seconds": round(took_s, 1),
+        "submit_seconds": round(submitted_s, 1),
+        "tasks_per_second": round(tasks / took_s),
+        "mib_before": before_mib,
+        "mib_after_first_tenth": max(first_tenth),
+        "mib_highest": max(seen),
+        "mib_at_end": resident_mib(executor),
+    }
+
+
+def full_store(folder: Path, count: int) -> dict[str, Any]:
+    """`list_all("RUNNING")` with many finished workflows in the store."""
+    make_finished(folder, count)
+    began = time.perf_counter()
+    workflow.init(str(folder))
+    started_s = time.perf_counter() - began
+    reference = workflow.run_async(workflow.sleep(3600), workflow_id="the one that runs")
+    times_ms = []
+    for _ in range(50):
+        began = time.perf_counter()
+        assert workflow.list_all("RUNNING") == [("the one that runs", workflow.RUNNING)]
+        times_ms.append((time.perf_counter() - began) * 1e3)
+    workflow.cancel("the one that runs")
+    del reference
+    return {
+        "workload": "list_all",
+        "finished_workflows": count,
+        "start_seconds": round(started_s, 2),
+        "median_ms": round(statistics.median(times_ms), 2),
+        "highest_ms": round(max(times_ms), 2),
+    }
+
+
+def make_finished(folder: Path, count: int) -> None:
+    """Fill a store with finished workflows, without running them."""
+    storage = StorageFolder.open(str(folder))
+    with storage.kv.write() as txn:
+        for number in range(count):
+            row = WorkflowRow(
+                seq=0,
+                workflow_id=f"finished-{number}",
+                status=WorkflowStatus.SUCCESSFUL,
+                executor="holdfast-executor-0",
+                nonce=f"{number:032x}",
+            )
+            workflow_store.create(txn, row)
+    storage.close()
+
+
+def resident_mib(pid: int) -> int:
+    """Resident memory of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+WORKLOADS: dict[str, Callable[[int], tuple[Any, int, Any]]] = {"deep": deep, "static": static, "dynamic": dynamic}
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join([*WORKLOADS, 'list_all'])}; default: all")
+    parser.add_argument("--shrink", type=int, default=1, help="make each this many times smaller")
+    asked = parser.parse_args()
+    names = asked.names or [*WORKLOADS, "list_all"]
+    logging.getLogger("holdfast").setLevel(logging.WARNING)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    print(machine_line())
+    with tempfile.TemporaryDirectory(prefix="holdfast-scale-") as scratch:
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            for name in names:
+                folder = Path(scratch) / name
+                if name == "list_all":
+                    result = full_store(folder, 100_000 // asked.shrink)
+                else:
+                    workflow.init(str(folder))
+                    result = run_one(name, WORKLOADS[name], asked.shrink)
+                workflow.shutdown()
+                print(json.dumps(result), flush=True)
+        finally:
+            ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
