@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 N ?= 200000
+SEED ?= 0
 REPEAT ?= 3
 
 # A virtual environment of the caller must not leak into ours.
@@ -53,7 +54,7 @@ scale: $(STAMP) ## Run very large and deep workflows, and report time and memory
 	@$(BIN)/python -m benchmarks.scale
 
 simulate: $(STAMP) ## Run N=200000 random schedules of the engine
-	@$(BIN)/python -m tests.simulation --schedules $(N)
+	@$(BIN)/python -m tests.simulation --schedules $(N) --seed $(SEED)
 
 clean: ## Remove what the other commands made
 	rm -rf $(VENV) .demo build dist benchmarks.jsonl

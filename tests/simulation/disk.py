@@ -23,6 +23,7 @@ class Fate(Enum):
     KILLED_BEFORE = "the process dies and nothing was written"
     KILLED_AFTER = "it is durable, and the process dies before it knows"
     FULL = "no space: nothing was written, the process lives"
+    FORGOTTEN = "nothing was written and nobody is told; no disk of ours, but one of the deliberate faults"
 
 
 class Disk:
@@ -68,12 +69,13 @@ class _Writing:
             self._transaction.__exit__(None, None, None)
         else:
             self._transaction.__exit__(type(undone), undone, None)
-            raise undone
+            if fate is not Fate.FORGOTTEN:
+                raise undone
         if fate is Fate.KILLED_AFTER:
             raise CrashError
 
 
 def _undone(fate: Fate, url: str) -> BaseException | None:
-    if fate is Fate.KILLED_BEFORE:
+    if fate in (Fate.KILLED_BEFORE, Fate.FORGOTTEN):
         return CrashError()
     return StorageFullError(url, "no space", "Make room.") if fate is Fate.FULL else None

@@ -45,13 +45,11 @@ class Region:
     Attributes:
         error: What a task that fails for good raises here, the same for all of a scope; None: none fails.
         durable: Results are logged.
-        events: Tasks may wait for events here.
         depth: How many graphs lie around it.
     """
 
     error: int | None
     durable: bool = True
-    events: bool = True
     depth: int = 0
 
 
@@ -100,10 +98,7 @@ class _Generator:
             if self._room <= 0:
                 break
             self._node(draft, region)
-        if split_sink:
-            sink = self._wait(draft, region)
-        else:
-            sink = self._call(draft, region, tuple(draft.open))
+        sink = self._wait(draft, region) if split_sink else self._call(draft, region, tuple(draft.open))
         calm = all(draft.calm)
         return self._close(draft, sink), draft.keys[sink], calm
 
@@ -143,7 +138,7 @@ class _Generator:
         kind = self._random.random()
         if kind < 0.10:
             return self._sleep(draft, region, inputs)
-        if kind < 0.22 and region.events:
+        if kind < 0.22:
             return self._event(draft, region, inputs)
         if kind < 0.36:
             return self._read_split(draft, region)
@@ -183,7 +178,7 @@ class _Generator:
         graph, sink = None, -1
         for _ in range(deep):
             inner = Draft()
-            helper = ()
+            helper: tuple[int, ...] = ()
             if self._chance(0.2):
                 helper = (self._put(inner, self._book.add(durable=durable), (), calm=True),)
             step = replace(options, catch_exceptions=self._chance(0.1))
@@ -206,7 +201,8 @@ class _Generator:
         )
         return self._put(draft, plan, inputs, calm=True)
 
-    def _local_chain(self, region: Region, length: int) -> tuple[Graph, int]:
+    def _local_chain(self, region: Region, length: int, *, leaves: bool = True) -> tuple[Graph, int]:
+        """Tasks in one worker. `leaves`: the last may go on elsewhere, for none that comes after needs the worker."""
         inner = Draft()
         at = -1
         for number in range(length):
@@ -214,11 +210,10 @@ class _Generator:
             plan = self._book.add(options=options, durable=False, flaky=self._rarely(2), dies=self._rarely(1))
             if number == 0 and self._chance(0.2):
                 plan.does = Does.CONTINUE
-                plan.graph, plan.sink = self._local_chain(region, 1)
-            elif number == length - 1 and self._chance(0.3) and region.depth < 4:
+                plan.graph, plan.sink = self._local_chain(region, 1, leaves=False)
+            elif leaves and number == length - 1 and self._chance(0.3) and region.depth < 4:
                 plan.does = Does.CONTINUE
-                # What a lost worker makes run again must not have taken events with it.
-                body = Region(error=None, durable=False, events=False, depth=region.depth + 1)
+                body = Region(error=None, durable=False, depth=region.depth + 1)
                 plan.graph, plan.sink, _ = self._graph(body)
             at = self._put(inner, plan, () if at < 0 else (at,), calm=True, process_local=number < 2)
         return Graph(nodes=tuple(inner.specs), sink=at), inner.keys[at]

@@ -31,7 +31,8 @@ class Broken:
     detail: str
 
     def __str__(self) -> str:
-        return f'simulate: seed {self.seed} failed law "{self.law}" ({self.detail}): run  make simulate N=1 SEED={self.seed}'
+        again = f"run  make simulate N=1 SEED={self.seed}"
+        return f'simulate: seed {self.seed} failed law "{self.law}" ({self.detail}): {again}'
 
 
 MakeWorld = Callable[[Random, Program, int, bool, bool], World]
@@ -86,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     begun, count = time.monotonic(), 0
     if asked.schedules < SEEDS_IN_A_BUNDLE:
         results: Iterator[tuple[int, list[Broken]]] = (
-            (seed - asked.seed + 1, [broken] if (broken := run_seed(seed)) is not None else [])
+            (seed - asked.seed + 1, [one] if (one := run_seed(seed)) is not None else [])
             for seed in range(asked.seed, asked.seed + asked.schedules)
         )
     else:

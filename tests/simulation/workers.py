@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from holdfast.engine.commands import AcknowledgeEvent, StartListener, StartTask
 from holdfast.engine.errors import TaskTimeoutError, WorkerLostError
@@ -21,7 +22,7 @@ from holdfast.engine.signals import (
 )
 from holdfast.engine.values import Split
 from tests.simulation.clock import Clock
-from tests.simulation.evaluator import gathered
+from tests.simulation.evaluator import Evaluator, gathered
 from tests.simulation.plans import (
     Book,
     Does,
@@ -62,6 +63,7 @@ class Fleet:
     """
 
     book: Book
+    evaluator: Evaluator
     clock: Clock
     random: Random
     runs: dict[int, int]
@@ -110,7 +112,7 @@ class Fleet:
 
     def _report(self, command: StartTask, plan: Plan, execution: int, worker: Worker, begun: float) -> Signal:
         keeps = command.hold or command.place is not None or plan.options.in_place
-        about = {
+        about: dict[str, Any] = {
             "task": command.task,
             "attempt": command.attempt,
             "started_unix_s": begun,
@@ -132,24 +134,25 @@ class Fleet:
             case Does.GATHER:
                 return self._gather(command, plan, values, about, place)
             case Does.PEEK:
-                inputs = self.book[plan.inputs[0]]
-                everything = _peeked(self, inputs)
-                return TaskReturned(**about, place=place, value=number(digest(plan.key, everything)))
+                # It looks at the inputs of the wait, ready or not, and so does not depend on the order.
+                waited = unwrap(self.evaluator.value(plan.inputs[0]))
+                seen = digest(plan.key, sorted(map(digest, waited.values)))
+                return TaskReturned(**about, place=place, value=number(seen))
         return TaskReturned(**about, place=place, value=number(digest(plan.key, values)))
 
     def _gather(
-        self, command: StartTask, plan: Plan, values: tuple[Fact, ...], about: dict[str, float], place: Worker | None
+        self, command: StartTask, plan: Plan, values: tuple[Fact, ...], about: dict[str, Any], place: Worker | None
     ) -> Signal:
         ready = unwrap(values[0])
         assert isinstance(ready, Ready)
         carried = plan.carried + ready.values
         if not ready.remaining:
             first = self.book[plan.family]
-            return TaskReturned(**about, place=place, value=number(gathered(first, carried)))  # type: ignore[arg-type]
+            return TaskReturned(**about, place=place, value=number(gathered(first, carried)))
         split = command.values[0].base
         assert isinstance(split, Split)
         below = plan.durable and not split.passing
-        return TaskContinued(**about, place=place, graph=self._rest(plan, ready, carried, below))  # type: ignore[arg-type]
+        return TaskContinued(**about, place=place, graph=self._rest(plan, ready, carried, below))
 
     def _rest(self, plan: Plan, ready: Ready, carried: tuple[Fact, ...], below: bool) -> Graph:
         """Wait for what remains, and gather on. `below`: whether the results are logged."""
@@ -226,11 +229,3 @@ class Fleet:
         """End an attempt, or a listener."""
         self.running.pop((task, attempt), None)
         self.listening.discard((task, attempt))
-
-
-def _peeked(fleet: Fleet, waited: Plan) -> list[int]:
-    """What a PEEK looks at: the inputs of the wait, ready or not."""
-    from tests.simulation.evaluator import Evaluator
-
-    value = unwrap(Evaluator(fleet.book).value(waited.key))
-    return sorted(map(digest, value.values))

@@ -7,6 +7,7 @@ it is done here: carry messages, carry out commands, start anew after a crash.
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operations import (
@@ -64,6 +65,7 @@ class Shell:
             world = self.world
             fleet = self.fleets[epoch] = Fleet(
                 world.program.book,
+                world.auditor.evaluator,
                 world.clock,
                 world.random,
                 world.runs,
@@ -250,7 +252,7 @@ class World:
     def _send_events(self) -> None:
         for stream, readers in self.program.readers.items():
             for serial in range(readers):
-                about = {"workflow_id": WORKFLOW_ID, "stream": stream, "value": event(stream, serial)}
+                about: dict[str, Any] = {"workflow_id": WORKFLOW_ID, "stream": stream, "value": event(stream, serial)}
                 post = Post(**about, dedupe_id=f"{stream[1]}/{serial}")
                 if self._withholds and serial == readers - 1:
                     self._withheld.append(post)
@@ -343,7 +345,7 @@ class World:
 
     def _wake_zombie(self, zombie: Shell) -> None:
         """It goes on where it stopped, with what has been sent to it meanwhile: nothing of it may be written."""
-        operations = [operation for operation, _ in zombie.queue if isinstance(operation, Deliver)]
+        operations: list[Operation] = [operation for operation, _ in zombie.queue if isinstance(operation, Deliver)]
         self.auditor.barred = True
         try:
             batch = self.perform(zombie, operations)

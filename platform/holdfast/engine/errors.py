@@ -124,6 +124,17 @@ class WorkflowEndedError(WorkflowError):
         return f"Workflow[id={self.workflow_id}] is {self.status}: an event could reach nobody any more."
 
 
+class WorkflowEventHandleError(WorkflowError):
+    """An event could not be handed to its workflow."""
+
+    def __init__(self, workflow_id: str, what_happened: str) -> None:
+        super().__init__(workflow_id, what_happened)
+        self.workflow_id, self.what_happened = workflow_id, what_happened
+
+    def __str__(self) -> str:
+        return f"the event for Workflow[id={self.workflow_id}] was not taken: {self.what_happened}"
+
+
 class InvalidGraphError(WorkflowError, ValueError):
     """A graph that could never finish: empty, cyclic, or with an input that is not there."""
 
@@ -188,6 +199,20 @@ class ResultNotStoredError(HoldfastError, TypeError):
 
     def __str__(self) -> str:
         return f"{self.what}. {self.fix}"
+
+
+class ResultNotLoadableError(HoldfastError):
+    """A stored value cannot be unpickled by who asked for it. The value is stored as it was; nothing has changed."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} is stored but cannot be unpickled here: {self.reason}. "
+            "Ask again from a process that has the modules it needs, or mend its class's __reduce__ or __setstate__."
+        )
 
 
 class TaskError(HoldfastError):

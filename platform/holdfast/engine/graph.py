@@ -54,6 +54,27 @@ class TaskOptions:
     ray_options: bytes = b""
     exception_filter: bytes = b""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What a frozen dataclass with slots does by itself costs ten times as much, and a graph holds thousands.
+        return _options, (
+            self.catch_exceptions,
+            self.checkpoint,
+            self.in_place,
+            self.budget,
+            self.retry,
+            self.timeout_s,
+            self.metadata,
+            self.ray_options,
+            self.exception_filter,
+        )
+
+
+def _options(*values: Any) -> TaskOptions:
+    return TaskOptions(**dict(zip(_OPTION_FIELDS, values, strict=True)))
+
+
+_OPTION_FIELDS = tuple(TaskOptions.__dataclass_fields__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSpec:
@@ -87,6 +108,29 @@ class NodeSpec:
     due_unix_s: float | None = None
     acknowledge: bool = False
     process_local: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _node, (
+            self.task_id,
+            self.kind,
+            self.function,
+            self.arguments,
+            self.inputs,
+            self.options,
+            self.num_returns,
+            self.duration_s,
+            self.stream,
+            self.due_unix_s,
+            self.acknowledge,
+            self.process_local,
+        )
+
+
+def _node(*values: Any) -> NodeSpec:
+    return NodeSpec(**dict(zip(_NODE_FIELDS, values, strict=True)))
+
+
+_NODE_FIELDS = tuple(NodeSpec.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

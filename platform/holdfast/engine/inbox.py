@@ -53,6 +53,19 @@ class Inbox:
             del self._unread[stream]
         return event
 
+    def give_back(self, stream: Stream, number: int, value: Any) -> TaskIndex | None:
+        """Put an event back in its place; a task that waits, and is out of the line now, so that it reads again."""
+        unread = self._unread.setdefault(stream, deque())
+        later = sum(number < other for other, _ in unread)
+        unread.insert(len(unread) - later, (number, value))
+        readers = self._readers.get(stream)
+        if not readers:
+            return None
+        reader = readers.popleft()
+        if not readers:
+            del self._readers[stream]
+        return reader
+
     def leave(self, stream: Stream, task: TaskIndex) -> None:
         """This task waits no longer."""
         readers = self._readers.get(stream)

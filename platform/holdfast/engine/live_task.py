@@ -34,6 +34,7 @@ class LiveTask:
         scope: The task that catches what fails here.
         durable: Whether it is logged.
         numbered: Whether its graph is logged, so that its number stands for it after a crash too.
+        place_wanted_above: A task that takes the value of the chain it ends, or of a catch around it, runs in place.
         volatile_root: The task to run again when the worker that holds process-local values dies.
         missing: How many inputs have no value yet.
         consumers: Who takes its value, once per use.
@@ -47,6 +48,7 @@ class LiveTask:
     scope: TaskIndex | None = None
     durable: bool = True
     numbered: bool = True
+    place_wanted_above: bool = False
     volatile_root: TaskIndex | None = None
     state: TaskState = TaskState.BLOCKED
     missing: int = 0

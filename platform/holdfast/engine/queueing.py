@@ -21,9 +21,18 @@ class Limits:
     max_running: int | None = None
     max_pending: int | None = None
 
-    def decide(self, *, running: int, pending: int) -> Admission:
-        """Decide for one more workflow. First come, first served: with others waiting, it waits too."""
-        if self.may_start(running=running) and (pending == 0 or self.max_running is None):
+    def decide(self, *, running: int, pending: int, ran_before: bool = False) -> Admission:
+        """Decide for one more workflow.
+
+        Args:
+            running: How many run.
+            pending: How many wait.
+            ran_before: It had its place already and lost it with the cluster.
+
+        Semantics: first come, first served: with others waiting, it waits too. What ran before the others began to
+            wait does not wait behind them.
+        """
+        if self.may_start(running=running) and (pending == 0 or self.max_running is None or ran_before):
             return Admission.ADMITTED
         if self.max_pending is None or pending < self.max_pending:
             return Admission.QUEUED

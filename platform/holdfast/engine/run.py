@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast.engine.commands import AcknowledgeEvent, Complete, StartListener, StartTask, StopListener, StopTask
@@ -62,6 +62,15 @@ CLOCK_GRAIN_S = 1e-6
 """The index of due times counts in microseconds: a timer may come this much before the float that asked for it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _TakenUnlogged:
+    """An event that a task took whose result is not logged: the inbox keeps it until nobody needs it."""
+
+    taken: EventTaken
+    value: Any
+    volatile_root: TaskIndex | None
+
+
 class Run:
     """A workflow that is being driven.
 
@@ -80,7 +89,8 @@ class Run:
         self._busy = 0
         self._not_durable = sum(not task.durable for task in self._tasks.values())
         self._ready: deque[LiveTask] = deque()
-        self._taken_unlogged: list[EventTaken] = []
+        self._taken_unlogged: list[_TakenUnlogged] = []
+        self._called_back: deque[LiveTask] = deque()
 
     # -- beginning -----------------------------------------------------------------------------------------------
 
@@ -237,7 +247,7 @@ class Run:
         reader = self._inbox.receive(event.stream, event.number, event.value)
         task = None if reader is None else self._tasks.get(reader)
         if task is not None:
-            self._log_taken(task, EventTaken(task=task.index, stream=event.stream, number=event.number), step)
+            self._log_taken(task, event.stream, event.number, event.value, step)
             self._take_event(task, Value(event.value), step)
 
     # -- admission -----------------------------------------------------------------------------------------------
@@ -282,6 +292,7 @@ class Run:
                     durable=durable and node.options.checkpoint,
                     numbered=durable,
                     volatile_root=volatile_root,
+                    place_wanted_above=is_sink and parent is not None and self._wants_place_after(parent),
                 )
             )
         if durable:
@@ -372,13 +383,8 @@ class Run:
             )
         )
 
-    def _wants_place_after(self, task: LiveTask | None) -> bool:
-        while task is not None:
-            if any(self._tasks[consumer].spec.options.in_place for consumer in task.consumers):
-                return True
-            above = task.group if task.group != task.index else task.catcher
-            task = None if above is None else self._tasks.get(above)
-        return False
+    def _wants_place_after(self, task: LiveTask) -> bool:
+        return task.place_wanted_above or any(self._tasks[at].spec.options.in_place for at in task.consumers)
 
     def _start_wait(self, task: LiveTask, step: Step) -> None:
         task.started_unix_s = step.now_unix_s
@@ -413,7 +419,7 @@ class Run:
             self._log_waiting(task, step)
             return
         number, value = event
-        self._log_taken(task, EventTaken(task=task.index, stream=stream, number=number), step)
+        self._log_taken(task, stream, number, value, step)
         self._take_event(task, Value(value), step)
 
     def _take_event(self, task: LiveTask, value: Value, step: Step) -> None:
@@ -474,12 +480,28 @@ class Run:
                 )
             )
 
-    def _log_taken(self, task: LiveTask, taken: EventTaken, step: Step) -> None:
+    def _log_taken(self, task: LiveTask, stream: Stream, number: int, value: Any, step: Step) -> None:
         """The event leaves the inbox with the record that holds it; where nothing is logged, when nobody needs it."""
+        taken = EventTaken(task=task.index, stream=stream, number=number)
         if task.durable:
             step.records.append(taken)
         else:
-            self._taken_unlogged.append(taken)
+            self._taken_unlogged.append(_TakenUnlogged(taken, value, task.volatile_root))
+
+    def _log_taken_unlogged(self, step: Step, task: TaskIndex | None = None) -> None:
+        """Let the events of unlogged tasks leave the inbox: all of them, or those of one task."""
+        if self._taken_unlogged:
+            step.records.extend(t.taken for t in self._taken_unlogged if task in (None, t.taken.task))
+            self._taken_unlogged = [t for t in self._taken_unlogged if task not in (None, t.taken.task)]
+
+    def _give_back_events(self, volatile_root: TaskIndex) -> None:
+        """What tasks that run again had taken goes back into its stream, and to who waits for it now."""
+        back = [t for t in self._taken_unlogged if t.volatile_root == volatile_root]
+        self._taken_unlogged = [t for t in self._taken_unlogged if t.volatile_root != volatile_root]
+        for one in back:
+            reader = self._inbox.give_back(one.taken.stream, one.taken.number, one.value)
+            if reader is not None:
+                self._called_back.append(self._tasks[reader])
 
     def _clear_timer(self, task: LiveTask, step: Step) -> None:
         if task.due_unix_s is not None:
@@ -561,6 +583,7 @@ class Run:
             return
         source.durable = True
         self._not_durable -= 1
+        self._log_taken_unlogged(step, source.index)
         step.records.append(_finished(source, source.value, None))
 
     def _release_inputs(self, task: LiveTask) -> None:
@@ -650,6 +673,7 @@ class Run:
         for other in list(self._tasks.values()):
             if other.volatile_root == volatile_root:
                 self._discard(other, step)
+        self._give_back_events(volatile_root)
 
     def _fail(self, task: LiveTask, error: Any, step: Step, *, caught: bool) -> None:
         """A task has failed for good. `caught`: whether `catch_exceptions` applies to this kind of failure."""
@@ -727,6 +751,9 @@ class Run:
             self._halt(task, step)
             self._clear_timer(task, step)
         self._tasks.clear()
+        if self.status is not WorkflowStatus.FAILED:
+            # One that failed may be resumed, and then needs them.
+            self._log_taken_unlogged(step)
         step.records.append(
             WorkflowEnded(
                 status=self.status,
@@ -753,7 +780,12 @@ class Run:
 
     def _settle(self, step: Step) -> None:
         """Start what became ready, and what becomes ready by that, in a loop and not by recursion."""
-        while self._ready:
+        while self._ready or self._called_back:
+            if self._called_back:
+                task = self._called_back.popleft()
+                if self._tasks.get(task.index) is task and task.stream is not None:
+                    self._read(task, task.stream, step)
+                continue
             task = self._ready.popleft()
             if self._tasks.get(task.index) is not task:
                 continue
@@ -761,9 +793,8 @@ class Run:
                 self._start(task, step)
             elif task.state is TaskState.WAITING and task.spec.kind is NodeKind.WAIT:
                 self._check_wait(task, step)
-        if self._taken_unlogged and not self._not_durable and self.status is not WorkflowStatus.FAILED:
-            step.records.extend(self._taken_unlogged)
-            self._taken_unlogged = []
+        if not self._not_durable and not self.status.ended:
+            self._log_taken_unlogged(step)
         if self.status.ended:
             # What was started and ended within one step need not be started at all.
             beginnings = (StartTask, StartListener, AcknowledgeEvent)
@@ -773,6 +804,12 @@ class Run:
         """Join what was loaded, and take up each unfinished task where its record left it."""
         unfinished = [task for task in self._tasks.values() if task.state in (TaskState.BLOCKED, TaskState.WAITING)]
         self._connect(task.index for task in unfinished)
+        for task in self._tasks.values():
+            # In order of index: whoever stands above has been seen before.
+            above = self._tasks.get(task.group) if task.group != task.index else None
+            if above is None and task.catcher is not None:
+                above = self._tasks.get(task.catcher)
+            task.place_wanted_above = above is not None and self._wants_place_after(above)
         for task in list(self._tasks.values()):
             self._forget_if_unused(task)
         for task in unfinished:

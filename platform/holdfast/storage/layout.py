@@ -78,6 +78,16 @@ def active(executor: str, seq: int | None = None) -> bytes:
     return prefix if seq is None else prefix + pack(seq)
 
 
+def active_beginning(names: str) -> bytes:
+    """The prefix of all workflows held by executors whose names begin so."""
+    return b"a" + names.encode()
+
+
+def active_executor(key: bytes) -> str:
+    """The executor of a workflow that is held."""
+    return key[1:-9].decode()
+
+
 def graph(seq: int, first: int | None = None) -> bytes:
     """A piece of a graph, by its first task."""
     prefix = b"g" + pack(seq)

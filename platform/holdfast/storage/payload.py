@@ -15,7 +15,7 @@ import pickle
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from holdfast.engine.errors import StorageCorruptError
 
@@ -40,6 +40,19 @@ class Payload:
 
     inband: bytes | memoryview
     buffers: tuple[Buffer, ...] = ()
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[object, ...]:
+        # By itself a frozen dataclass with slots pickles field by field in Python: several times slower. Views become
+        # PickleBuffers only here: one over a view, in a cycle (as tracebacks make them), crashes the garbage
+        # collector of CPython.
+        inband = self.inband if isinstance(self.inband, bytes) else bytes(self.inband)
+        if not self.buffers:
+            return Payload, (inband,)
+        out_of_band = pickle.PickleBuffer if protocol >= 5 else bytes
+        return Payload, (
+            inband,
+            tuple(out_of_band(part) if isinstance(part, memoryview) else part for part in self.buffers),
+        )
 
     @property
     def nbytes(self) -> int:

@@ -22,6 +22,8 @@ from holdfast.engine.errors import StorageLockedError
 from holdfast.storage import files
 
 _CHARGE, _MEMBERS = "LOCK", "LOCK.members"
+# Longer than any record, so that one that is shorter leaves nothing of the one before it.
+_RECORD_BYTES = 512
 _STOP_OTHER = "Stop that platform, or give this one another storage."
 
 
@@ -64,7 +66,7 @@ class PlatformLock:
                 if not _try_lock(descriptor, fcntl.LOCK_EX):
                     raise StorageLockedError(self.url, f"it is open in {_holder(descriptor)}", _STOP_OTHER)
                 if _recorded(descriptor).get("platform_id") == platform_id:
-                    _record(descriptor, platform_id)
+                    _record(descriptor, platform_id, self.url)
                 else:
                     self._take_over(descriptor, platform_id)
             except BaseException:
@@ -97,7 +99,7 @@ class PlatformLock:
                         )
                 finally:
                     os.close(charge)
-                _record(members, platform_id)
+                _record(members, platform_id, self.url)
             except BaseException:
                 os.close(members)
                 raise
@@ -130,7 +132,7 @@ class PlatformLock:
                     _STOP_OTHER,
                 )
             # Written before members are let in again, so that whoever joins next sees the new id.
-            _record(charge, platform_id)
+            _record(charge, platform_id, self.url)
         finally:
             os.close(members)
 
@@ -161,10 +163,13 @@ def _try_lock(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _record(descriptor: int, platform_id: str) -> None:
+def _record(descriptor: int, platform_id: str, url: str) -> None:
     content = orjson.dumps({"pid": os.getpid(), "host": socket.gethostname(), "platform_id": platform_id})
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, content, 0)
+    try:
+        # Written over what is there, in one piece: a full disk takes that, and would not take a file made empty first.
+        os.ftruncate(descriptor, os.pwrite(descriptor, content.ljust(_RECORD_BYTES), 0))
+    except OSError as error:
+        raise files.file_error(error, url) from error
 
 
 def _recorded(descriptor: int) -> dict[str, object]:

@@ -23,6 +23,7 @@ class WorkflowRow:
         submitted_unix_s: When it was first accepted.
         started_unix_s, ended_unix_s: Last start and end; None when there was none.
         nonce: Mark of the submission, so that one that is sent again is known.
+        resumed_by: Mark of the last request that resumed it, for the same reason; empty for none.
         environment: Hash of the runtime environment in the code store; empty for none.
         queue_number: Its place in the queue, while PENDING.
         output: The value; None unless SUCCESSFUL.
@@ -38,6 +39,7 @@ class WorkflowRow:
     started_unix_s: float | None = None
     ended_unix_s: float | None = None
     nonce: str = ""
+    resumed_by: str = ""
     environment: str = ""
     queue_number: int | None = None
     output: Value | None = None

@@ -143,7 +143,7 @@ def _encode_workflow(row: WorkflowRow) -> bytes:
     header: dict[str, Any] = {"id": row.workflow_id, "status": row.status.value, "executor": row.executor}
     header |= {"submitted": row.submitted_unix_s, "started": row.started_unix_s, "ended": row.ended_unix_s}
     header |= {"metadata": row.user_metadata, "nonce": row.nonce, "environment": row.environment}
-    header["queue"] = row.queue_number
+    header |= {"queue": row.queue_number, "resumed_by": row.resumed_by}
     if row.output is not None:
         header["output"] = value_entry(row.output, frame, elsewhere=row.output_origin)
     if row.error is not None:
@@ -164,6 +164,7 @@ def _decode_workflow(seq: int, raw: bytes) -> WorkflowRow:
         started_unix_s=header["started"],
         ended_unix_s=header["ended"],
         nonce=header["nonce"],
+        resumed_by=header["resumed_by"],
         environment=header["environment"],
         queue_number=header["queue"],
         output=output,
@@ -219,6 +220,11 @@ def put_away(txn: WriteTransaction, seq: int, executor: str) -> None:
 def held_by(txn: ReadTransaction, executor: str) -> list[int]:
     """Numbers of the workflows that an executor holds."""
     return [layout.last_part(key) for key, _ in txn.scan(layout.active(executor))]
+
+
+def holders(txn: ReadTransaction, beginning: str) -> list[str]:
+    """Executors that hold a workflow, of those whose names begin so; sorted."""
+    return sorted({layout.active_executor(key) for key, _ in txn.scan(layout.active_beginning(beginning))})
 
 
 # -- records -----------------------------------------------------------------------------------------------------------
@@ -284,7 +290,7 @@ def _encode_task(record: TaskFinished | TaskContinuing | TaskFailed) -> bytes:
 def _encode_waiting(record: TaskWaiting) -> bytes:
     frame = Frame()
     header: dict[str, Any] = {"due": record.due_unix_s, "stream": record.stream}
-    header |= {"deaths": record.deaths, "errors": record.errors}
+    header |= {"deaths": record.deaths, "errors": record.errors, "started": record.started_unix_s}
     if record.event is not None:
         header["event"] = value_entry(record.event, frame)
     return frame.close(header)
@@ -300,6 +306,7 @@ def _decode_waiting(index: TaskIndex, raw: bytes) -> TaskWaiting:
         event=read_value(header["event"], pieces)[0] if "event" in header else None,
         deaths=header["deaths"],
         errors=header["errors"],
+        started_unix_s=header["started"],
     )
 
 
@@ -487,6 +494,11 @@ def first_queued(txn: ReadTransaction) -> int | None:
 def save_setting(txn: WriteTransaction, name: str, value: Any) -> None:
     """Write a setting of the platform, JSON."""
     txn.put(layout.setting(name), orjson.dumps(value))
+
+
+def drop_setting(txn: WriteTransaction, name: str) -> None:
+    """Forget a setting of the platform."""
+    txn.delete(layout.setting(name))
 
 
 def load_setting(txn: ReadTransaction, name: str) -> Any:

@@ -8,7 +8,11 @@ from holdfast.actors.task_options import WorkflowOptions as options
 from holdfast.engine.errors import WorkflowCancellationError, WorkflowError, WorkflowExecutionError
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.listeners.interface import EventListener
-from holdfast.workflow import aio, common, event_listener, exceptions, http_event_provider, workflow_context
+from holdfast.workflow import aio, exceptions
+from holdfast.workflow import common as common
+from holdfast.workflow import event_listener as event_listener
+from holdfast.workflow import http_event_provider as http_event_provider
+from holdfast.workflow import workflow_context as workflow_context
 from holdfast.workflow.api import (
     cancel,
     delete,
@@ -53,17 +57,14 @@ __all__ = [
     "WorkflowStatus",
     "aio",
     "cancel",
-    "common",
     "continuation",
     "create",
     "delete",
-    "event_listener",
     "exceptions",
     "get_metadata",
     "get_output",
     "get_output_async",
     "get_status",
-    "http_event_provider",
     "init",
     "list_all",
     "options",
@@ -79,5 +80,4 @@ __all__ = [
     "step",
     "wait",
     "wait_for_event",
-    "workflow_context",
 ]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import orjson
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RaySystemError, RayTaskError
 
 from holdfast.actors.client import Platform, forget_platform
 from holdfast.actors.environment import capture_environment
@@ -130,7 +130,7 @@ def resume_async(workflow_id: str) -> ray.ObjectRef[Any]:
         As `resume`, but for the errors of the run itself.
     """
     check_workflow_id(workflow_id)
-    _accepted(_asking(workflow_id, "resume", workflow_id))
+    _accepted(_asking(workflow_id, "resume", workflow_id, uuid.uuid4().hex))
     return _reference(workflow_id)
 
 
@@ -151,7 +151,7 @@ def resume_all(include_failed: bool = False) -> list[tuple[str, ray.ObjectRef[An
         if status is WorkflowStatus.PENDING:
             ray.get(platform.executor_for(workflow_id).admit_queued.remote())
         else:
-            outcome = _asking(workflow_id, "resume", workflow_id)
+            outcome = _asking(workflow_id, "resume", workflow_id, uuid.uuid4().hex)
             if isinstance(outcome, queue.Full):
                 raise outcome
         resumed.append((workflow_id, _reference(workflow_id)))
@@ -290,19 +290,23 @@ def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_k
         WorkflowNotFoundError: There is no such workflow.
         WorkflowEndedError: It has succeeded or was cancelled: nobody will take the event.
         TypeError: The key is not a string, or the payload cannot be stored.
+        ValueError: The key is not valid text.
 
     Semantics: durable when this returns. An event that comes before its waiter is kept for it.
     """
     check_workflow_id(workflow_id)
-    if not isinstance(key, str):
-        raise TypeError(f"an event's key must be a string, not {key!r}")
+    for name, given in (("key", key), ("idempotency_key", "" if idempotency_key is None else idempotency_key)):
+        if not isinstance(given, str):
+            raise TypeError(f"the {name} of an event must be a string, not {given!r}")
+        if not _is_text(given):
+            raise ValueError(f"the {name} of an event is not valid text: {given!r:.200}")
     objects: dict[str, Any] = {}
     event = dump((key, payload), objects=objects, where=f"the payload of event {key!r}")
     if objects:
         raise TypeError(f"the payload of event {key!r} holds an ObjectRef: send the value itself, ray.get(...)")
-    request = EventRequest(
-        workflow_id=workflow_id, stream=(SOURCE, key), payload=portable(event), dedupe_id=idempotency_key
-    )
+    # Without a key of the user's the request still has its own: Ray repeats it when the executor dies in it.
+    dedupe_id = f"request {uuid.uuid4().hex}" if idempotency_key is None else f"key {idempotency_key}"
+    request = EventRequest(workflow_id=workflow_id, stream=(SOURCE, key), payload=portable(event), dedupe_id=dedupe_id)
     return _accepted(_asking(workflow_id, "post", request)).fresh
 
 
@@ -319,15 +323,23 @@ def check_workflow_id(workflow_id: Any) -> str:
         raise InvalidWorkflowIdError(
             repr(workflow_id)[:200], f"is not a string but of type {type(workflow_id).__name__}"
         )
-    try:
-        length = len(workflow_id.encode())
-    except UnicodeEncodeError:
-        raise InvalidWorkflowIdError(repr(workflow_id)[:200], "is not valid text") from None
+    if not _is_text(workflow_id):
+        raise InvalidWorkflowIdError(repr(workflow_id)[:200], "is not valid text")
+    length = len(workflow_id.encode())
     if length == 0:
         raise InvalidWorkflowIdError(repr(workflow_id), "is empty")
     if length > _LONGEST_ID_BYTES:
         raise InvalidWorkflowIdError(repr(workflow_id[:40]) + "...", f"has {length:,} bytes")
     return workflow_id
+
+
+def _is_text(given: str) -> bool:
+    """Whether a string can be written as UTF-8: half of a surrogate pair cannot."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_metadata(metadata: Any) -> dict[str, Any]:
@@ -419,6 +431,11 @@ def _get(reference: ray.ObjectRef[Any]) -> Any:
         return ray.get(reference)
     except RayTaskError as error:
         raise unwrap(error) from unwrap(error).__cause__
+    except RaySystemError as error:
+        # How Ray says that a value could not be unpickled in this process.
+        if isinstance(error.client_exc, HoldfastError):
+            raise error.client_exc from error.client_exc.__cause__
+        raise
 
 
 def unwrap(error: RayTaskError) -> BaseException:

@@ -1,5 +1,6 @@
 """Events over HTTP under their old path."""
 
+from holdfast.engine.errors import WorkflowEventHandleError
 from holdfast.listeners.http import HTTPListener
 
-__all__ = ["HTTPListener"]
+__all__ = ["HTTPListener", "WorkflowEventHandleError"]

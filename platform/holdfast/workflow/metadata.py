@@ -38,7 +38,8 @@ def task_metadata(platform: Platform, workflow_id: str, task_id: str) -> dict[st
         raise ValueError(f"No such task_id {task_id!r} in workflow {workflow_id!r}")
     started = view.started_unix_s
     if started is None and row.status.active:
-        live = ray.get(platform.executor(row.executor).live_task.remote(workflow_id, task_id))
+        executor = platform.find_executor(row.executor)
+        live = None if executor is None else ray.get(executor.live_task.remote(workflow_id, task_id))
         started = None if live is None else live[1]
     return {
         "task_id": task_id,

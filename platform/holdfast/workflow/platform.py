@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import ray
@@ -15,6 +17,7 @@ from holdfast.storage.location import parse_location
 log = logging.getLogger("holdfast")
 
 _MOST_EXECUTORS = 4
+_DEFAULT_LEASE_S = 30.0
 
 
 def init(
@@ -23,6 +26,7 @@ def init(
     max_running_workflows: int | None = None,
     max_pending_workflows: int | None = None,
     executors: int | None = None,
+    lease_s: float | None = None,
     resume: Literal["auto"] | None = None,
 ) -> None:
     """Open a storage folder for this cluster. Starts Ray when it is not up.
@@ -33,6 +37,8 @@ def init(
         max_running_workflows: How many workflows may run at once; -1 for no limit, which is the default.
         max_pending_workflows: How many may wait for a place; -1 for no limit, which is the default.
         executors: How many processes drive workflows. Default: one for two cores of this node, at most 4.
+        lease_s: Seconds after which an executor that does not answer is ended and its workflows are taken up anew.
+            Default: 30.
         resume: "auto" takes up again what was running when the last cluster was lost, running before pending.
 
     Raises:
@@ -46,23 +52,28 @@ def init(
     pending = _limit("max_pending_workflows", max_pending_workflows, zero_allowed=True)
     if executors is not None and (isinstance(executors, bool) or not isinstance(executors, int) or executors < 1):
         raise ValueError(f"executors must be a whole number of at least 1, not {executors!r}")
+    if lease_s is not None and (isinstance(lease_s, bool) or not isinstance(lease_s, int | float) or not lease_s > 0):
+        raise ValueError(f"lease_s must be a number of seconds above 0, not {lease_s!r}")
     if resume not in (None, "auto"):
         raise ValueError(f'resume must be "auto" or None, not {resume!r}')
-    connect_ray()
-    platform = find_platform()
-    if platform is None:
-        location = _location(storage)
-        if storage is None:
-            log.info("workflows are stored in %s", location)
-        platform = start_platform(
-            PlatformConfig(
-                storage=location,
-                executors=executors or _default_executors(),
-                max_running=None if running in (None, -1) else running,
-                max_pending=None if pending in (None, -1) else pending,
+    # Said before anything is started; where it is in the cluster is found out below.
+    parse_location(storage)
+    with _connected():
+        platform = find_platform()
+        if platform is None:
+            location = _location(storage)
+            if storage is None:
+                log.info("workflows are stored in %s", location)
+            platform = start_platform(
+                PlatformConfig(
+                    storage=location,
+                    executors=executors or _default_executors(),
+                    max_running=None if running in (None, -1) else running,
+                    max_pending=None if pending in (None, -1) else pending,
+                    lease_s=_DEFAULT_LEASE_S if lease_s is None else float(lease_s),
+                )
             )
-        )
-    _check_same(platform, storage, running, pending)
+        _check_same(platform, storage, running, pending)
     if resume == "auto":
         from holdfast.workflow.api import resume_all  # noqa: PLC0415 - the API starts a platform where there is none
 
@@ -85,7 +96,8 @@ def platform_status() -> dict[str, Any]:
     """The processes of the platform.
 
     Returns:
-        `storage` (path), `management` (`pid`, `node_id`) and `executors` (a list of `name`, `pid`).
+        `storage` (path), `management` (`pid`, `node_id`) and `executors` (a list of `name`, `pid` and `in_memory`:
+        how many workflows it holds in memory, which those that only wait are not).
     """
     status: dict[str, Any] = ray.get(get_platform().management.status.remote())
     return status
@@ -103,10 +115,18 @@ def get_platform() -> Platform:
     return platform
 
 
-def connect_ray() -> None:
-    """Join a cluster, or start one here."""
-    if not ray.is_initialized():
+@contextmanager
+def _connected() -> Iterator[None]:
+    """Joined to a cluster, or to one started here; when what follows fails, one that was started for it is ended."""
+    joined = ray.is_initialized()
+    if not joined:
         ray.init()
+    try:
+        yield
+    except BaseException:
+        if not joined:
+            ray.shutdown()
+        raise
 
 
 def _default_executors() -> int:

@@ -1,0 +1,239 @@
+"""Deliberate faults, each of which the laws must catch: the proof that the simulation bites.
+
+A fault replaces one promise of the engine, the store or the executor by its
+opposite, for one test. Those inside the engine are put in by name, under
+monkeypatch: a hook for them has no other use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import pytest
+
+from holdfast.actors.operations import Batch, Operation
+from holdfast.engine import run as engine_run
+from holdfast.engine import run_state
+from holdfast.engine.records import EventTaken, Record, TaskFinished, TaskWaiting, TimerSet
+from holdfast.engine.retry import RetryBudget, RetryPolicy
+from holdfast.engine.run import Run
+from holdfast.engine.run_image import RunImage
+from holdfast.engine.signals import Signal, TaskContinued, TaskLost, TaskRaised, TaskReturned
+from holdfast.engine.step import Step
+from holdfast.engine.values import Split
+from holdfast.storage import workflow_store as store
+from holdfast.storage.memory import Operation as Write
+from tests.simulation.disk import Fate
+from tests.simulation.generator import Program
+from tests.simulation.simulate import MakeWorld, make_world
+from tests.simulation.world import Shell, World
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A deliberate fault.
+
+    Attributes:
+        name: What is wrong.
+        inject: Puts it in.
+        make: The world it shows in.
+    """
+
+    name: str
+    inject: Callable[[pytest.MonkeyPatch], None] = lambda patch: None
+    make: MakeWorld = make_world
+
+
+# -- the order of commit and commands ----------------------------------------------------------------------------------
+
+
+class HastyWorld(World):
+    """Carries commands out before their records are durable."""
+
+    def perform(self, shell: Shell, operations: list[Operation]) -> Batch:
+        late: list[tuple[Write, ...]] = []
+        self.disk.store.on_commit = late.append
+        try:
+            batch = super().perform(shell, operations)
+            for row, command in batch.commands:
+                shell.carry_out(self.epoch_of(shell, row.seq), command)
+            batch.commands.clear()
+        finally:
+            self.disk.store.on_commit = self.auditor.on_commit
+            for operations_ in late:
+                self.auditor.on_commit(operations_)
+        return batch
+
+
+class ForgetfulWorld(World):
+    """Its disk loses a commit now and then, and does not say so."""
+
+    def __init__(self, random: Random, program: Program, **about: Any) -> None:
+        super().__init__(random, program, **about)
+        honest = self.disk.fate
+        self.disk.fate = lambda: Fate.FORGOTTEN if random.random() < 0.1 else honest()
+
+
+def _world(kind: type[World]) -> MakeWorld:
+    def make(random: Random, program: Program, crashes: int, cancels: bool, withholds: bool) -> World:
+        return kind(random, program, crashes=crashes, cancels=cancels, withholds=withholds)
+
+    return make
+
+
+# -- what is written ---------------------------------------------------------------------------------------------------
+
+
+def _not_written(leaves_out: Callable[[Record], bool]) -> Callable[[pytest.MonkeyPatch], None]:
+    def inject(patch: pytest.MonkeyPatch) -> None:
+        honest = store.write_records
+
+        def write_records(txn: Any, row: Any, records: Iterable[Record]) -> Any:
+            return honest(txn, row, [record for record in records if not leaves_out(record)])
+
+        patch.setattr(store, "write_records", write_records)
+
+    return inject
+
+
+def _lose_inbox(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(store, "read_inbox", lambda txn, seq: iter(()))
+
+
+def _accept_stale_epochs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(store, "check_lease", lambda txn, seq, epoch, workflow_id: None)
+
+
+def _no_dedupe(patch: pytest.MonkeyPatch) -> None:
+    honest = store.add_event
+    patch.setattr(store, "add_event", lambda txn, seq, stream, value, dedupe_id=None: honest(txn, seq, stream, value))
+
+
+# -- what is loaded ----------------------------------------------------------------------------------------------------
+
+
+def _load_without(change: Callable[[RunImage], RunImage]) -> Callable[[pytest.MonkeyPatch], None]:
+    def inject(patch: pytest.MonkeyPatch) -> None:
+        honest = Run.load
+
+        def load(workflow_id: str, image: RunImage, now_unix_s: float) -> tuple[Run, Step]:
+            return honest(workflow_id, change(image), now_unix_s)
+
+        patch.setattr(Run, "load", staticmethod(load))
+
+    return inject
+
+
+def _without_splits(image: RunImage) -> RunImage:
+    finished = {at: done for at, done in image.finished.items() if not isinstance(done.value.base, Split)}
+    return replace(image, finished=finished)
+
+
+def _take_catching_links_for_aliases(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(run_state, "_passes_on", lambda graph, image: graph.sink in image.continuing)
+
+
+# -- what is decided ---------------------------------------------------------------------------------------------------
+
+
+def _fire_early(patch: pytest.MonkeyPatch) -> None:
+    honest = store.due_timers
+
+    def due_timers(txn: Any, now_unix_s: float, limit: int) -> list[tuple[float, int, int]]:
+        soon = honest(txn, now_unix_s + 2, limit)
+        return [(min(due, now_unix_s), seq, task) for due, seq, task in soon]
+
+    patch.setattr(store, "due_timers", due_timers)
+    patch.setattr(engine_run, "CLOCK_GRAIN_S", 10.0)
+
+
+def _ignore_attempts(patch: pytest.MonkeyPatch) -> None:
+    honest = Run.apply
+
+    def apply(run: Run, signal: Signal, now_unix_s: float) -> Step:
+        if isinstance(signal, TaskReturned | TaskContinued | TaskRaised | TaskLost):
+            signal = replace(signal, attempt=run.attempt_of(signal.task))
+        return honest(run, signal, now_unix_s)
+
+    patch.setattr(Run, "apply", apply)
+
+
+def _retry_for_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RetryBudget, "allows", lambda budget, **used: True)
+
+
+def _back_off_for_ever(patch: pytest.MonkeyPatch) -> None:
+    honest = RetryPolicy.delay_s
+    patch.setattr(RetryPolicy, "delay_s", lambda policy, failures, seed: honest(policy, 1, seed) or 0.0)
+
+
+def _leak_scopes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Run, "_open_scope", lambda run, scope: None)
+
+
+def _alias_to_self(patch: pytest.MonkeyPatch) -> None:
+    honest = Run._admit
+
+    def admit(run: Run, graph: Any, parent: Any, step: Step) -> int:
+        if parent is not None and not parent.spec.options.catch_exceptions:
+            parent.group = parent.index
+        return honest(run, graph, parent, step)
+
+    patch.setattr(Run, "_admit", admit)
+
+
+def _always_idle(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Run, "idle", property(lambda run: not run.status.ended))
+
+
+def _log_all_taken(patch: pytest.MonkeyPatch) -> None:
+    def log_taken(run: Run, task: Any, stream: Any, number: int, value: Any, step: Step) -> None:
+        step.records.append(EventTaken(task=task.index, stream=stream, number=number))
+
+    patch.setattr(Run, "_log_taken", log_taken)
+
+
+def _keep_what_restarted_tasks_took(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Run, "_give_back_events", lambda run, volatile_root: None)
+
+
+def _start_without_inputs_after_load(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Run, "_start_when_fed", Run._start)
+
+
+def _log_passing_splits(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Run, "_give_up_logging", lambda run, task: None)
+
+
+FAULTS = (
+    Fault("commands are carried out before the commit", make=_world(HastyWorld)),
+    Fault("a commit is lost and nobody is told", make=_world(ForgetfulWorld)),
+    Fault("the inbox is lost", _lose_inbox),
+    Fault("a stale epoch is accepted", _accept_stale_epochs),
+    Fault("an event that is sent again is a new one", _no_dedupe),
+    Fault("a timer fires early", _fire_early),
+    Fault("a timer is not written", _not_written(lambda record: isinstance(record, TimerSet))),
+    Fault("a signal of an old attempt is taken", _ignore_attempts),
+    Fault("the retry budget is ignored", _retry_for_ever),
+    Fault("the retry policy never ends", _back_off_for_ever),
+    Fault("results are not logged", _not_written(lambda r: isinstance(r, TaskFinished) and r.task % 2 == 1)),
+    Fault("an event is given twice", _not_written(lambda record: isinstance(record, EventTaken))),
+    Fault(
+        "an event is not kept while it is acknowledged",
+        _not_written(lambda record: isinstance(record, TaskWaiting) and record.event is not None),
+    ),
+    Fault("an event that an unlogged task took leaves the inbox at once", _log_all_taken),
+    Fault("events of tasks that a lost worker makes run again are not given back", _keep_what_restarted_tasks_took),
+    Fault("a split is decided again after a crash", _load_without(_without_splits)),
+    Fault("what tasks wait for is forgotten", _load_without(lambda image: replace(image, waiting={}))),
+    Fault("what continued runs again", _load_without(lambda image: replace(image, continuing={}))),
+    Fault("catch_exceptions does not reach below", _leak_scopes),
+    Fault("a link of a chain that catches is taken for an alias", _take_catching_links_for_aliases),
+    Fault("the end of a chain gives its value to the link above it only", _alias_to_self),
+    Fault("a run is put away while its tasks run", _always_idle),
+    Fault("a task is started before inputs that are computed again", _start_without_inputs_after_load),
+    Fault("a split that names unlogged tasks is logged", _log_passing_splits),
+)
