@@ -30,6 +30,7 @@ EXAMPLES: dict[type[BaseException], tuple[tuple[Any, ...], tuple[str, ...]]] = {
     errors.WorkflowNotResumableError: (("order-7", "it was cancelled"), ("order-7", "it was cancelled")),
     errors.WorkflowTaskNotRecoverableError: (("charge", "its code is gone"), ("charge", "its code is gone")),
     errors.WorkflowStillActiveError: (("DELETE", "order-7"), ("DELETE", "order-7", "workflow.cancel('order-7')")),
+    errors.WorkflowEventHandleError: (("order-7", "the listener refused it"), ("order-7", "the listener refused it")),
     errors.WorkflowEndedError: (("order-7", "SUCCESSFUL"), ("order-7", "SUCCESSFUL")),
     errors.InvalidGraphError: (("the graph is cyclic", "break the circle"), ("the graph is cyclic", "break the circle")),
     errors.InvalidWorkflowIdError: (("''", "is empty"), ("''", "is empty", "1,024 bytes")),
