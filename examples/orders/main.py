@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from rich.console import Console
@@ -26,6 +27,7 @@ ORDERS_FILE = Path(__file__).with_name("orders.csv")
 # Below the project: what the demo leaves is easy to find and easy to throw away.
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / ".demo"
 FINISHED = "finished"
+RAY_SAYS = "ray.log"
 
 ROUND_S = 0.25
 SUBMITTED_PER_ROUND = 30
@@ -41,9 +43,14 @@ class StuckError(Exception):
 
 def main(folder: Path = DEFAULT_FOLDER) -> int:
     """Run the demo; returns the exit code of the process: 0, 1 (the audit failed) or 130 (stopped)."""
-    console = Console()
+    # What Ray prints about the workers that die here, on purpose, goes to a file: the view stays readable.
+    console = Console(file=sys.stdout)
     folder.mkdir(exist_ok=True)
-    with only_one_demo(folder, console) as alone:
+    with (
+        only_one_demo(folder, console) as alone,
+        (folder / RAY_SAYS).open("w", buffering=1) as ray_says,
+        redirect_stdout(ray_says),
+    ):
         if not alone:
             return 1
         code = 130
@@ -154,10 +161,10 @@ def begin(folder: Path, console: Console) -> None:
         console.print("The last run finished; this one starts afresh.")
         # The mark goes last: stopped in between, this is done again.
         for entry in folder.iterdir():
-            if entry != finished:
+            if entry.name not in (FINISHED, RAY_SAYS):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         finished.unlink()
-    elif any(folder.iterdir()):
+    elif any(entry.name != RAY_SAYS for entry in folder.iterdir()):
         console.print("The last run was stopped; this one goes on where it was.")
 
 

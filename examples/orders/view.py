@@ -71,7 +71,11 @@ class View:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, refresh_per_second=8) if console.is_terminal else None
+        self._live = (
+            Live(console=console, refresh_per_second=8, redirect_stdout=False, redirect_stderr=False)
+            if console.is_terminal
+            else None
+        )
         self._last_line = ""
         self._last_line_at_s = float("-inf")
 
