@@ -15,7 +15,7 @@ from holdfast import workflow
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     """One local Ray of two CPUs for the tests of a module."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 

@@ -1,0 +1,123 @@
+"""The API for async code."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import ray
+
+from holdfast import workflow
+from tests.integration.traces import wait_for_file
+
+pytestmark = pytest.mark.usefixtures("platform")
+
+
+@ray.remote
+def add(a, b=0):
+    return a + b
+
+
+@ray.remote
+def gated(gate, value=None):
+    wait_for_file(gate)
+    return value
+
+
+@ray.remote
+def boom():
+    raise ValueError("boom")
+
+
+def test_each_call_has_its_twin(wid) -> None:
+    async def main() -> None:
+        assert await workflow.aio.run(add.bind(1, 2), workflow_id=wid, metadata={"k": 1}) == 3
+        assert await (await workflow.aio.run_async(add.bind(2, 2))) == 4
+        assert await workflow.aio.get_output(wid) == 3
+        assert await workflow.aio.get_output(wid, task_id=f"{__name__}.add") == 3
+        assert await workflow.aio.get_status(wid) == "SUCCESSFUL"
+        assert (await workflow.aio.get_metadata(wid))["user_metadata"] == {"k": 1}
+        assert (wid, "SUCCESSFUL") in await workflow.aio.list_all()
+        assert await workflow.aio.resume(wid) == 3
+        assert await workflow.aio.resume_all() == []
+        await workflow.aio.delete(wid)
+        with pytest.raises(workflow.exceptions.WorkflowNotFoundError):
+            await workflow.aio.get_status(wid)
+
+    asyncio.run(main())
+
+
+def test_errors_are_those_of_the_twin(wid, tmp_path) -> None:
+    async def main() -> None:
+        with pytest.raises(workflow.WorkflowExecutionError) as failure:
+            await workflow.aio.run(boom.bind(), workflow_id=wid)
+        assert type(failure.value) is workflow.WorkflowExecutionError
+        assert type(failure.value.__cause__) is ValueError
+        with pytest.raises(ValueError, match=wid) as missing:
+            await workflow.aio.get_output(wid)
+        assert type(missing.value.__cause__) is ValueError
+        with pytest.raises(TypeError):
+            await workflow.aio.run(3)
+        with pytest.raises(workflow.exceptions.WorkflowNotResumableError):
+            await workflow.aio.resume("nobody")
+        ref = await workflow.aio.run_async(gated.bind(tmp_path / "gate"), workflow_id=f"{wid}-2")
+        with pytest.raises(RuntimeError):
+            await workflow.aio.run(add.bind(1), workflow_id=f"{wid}-2")
+        with pytest.raises(workflow.exceptions.WorkflowStillActiveError):
+            await workflow.aio.delete(f"{wid}-2")
+        await workflow.aio.cancel(f"{wid}-2")
+        with pytest.raises(workflow.WorkflowCancellationError):
+            await ref
+        with pytest.raises(workflow.WorkflowCancellationError):
+            await workflow.aio.get_output(f"{wid}-2")
+
+    asyncio.run(main())
+
+
+def test_the_event_loop_goes_on_while_a_workflow_runs(tmp_path) -> None:
+    gate = tmp_path / "gate"
+
+    async def main() -> None:
+        waiting = asyncio.create_task(workflow.aio.run(gated.bind(gate, "value")))
+        # The gate is opened by the loop that waits for what is behind it.
+        await workflow.aio.run(add.bind(1))
+        assert not waiting.done()
+        gate.touch()
+        assert await waiting == "value"
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_many_run_at_once() -> None:
+    async def main() -> list[int]:
+        return await asyncio.gather(*(workflow.aio.run(add.bind(n, 1)) for n in range(50)))
+
+    assert asyncio.run(main()) == list(range(1, 51))
+
+
+def test_it_works_in_an_async_actor() -> None:
+    @ray.remote(num_cpus=0)
+    class Handler:
+        async def handle(self, n):
+            return await workflow.aio.run(add.bind(n, 1))
+
+    handler = Handler.remote()
+    assert ray.get([handler.handle.remote(n) for n in range(5)]) == [1, 2, 3, 4, 5]
+    ray.kill(handler)
+
+
+def test_a_cancelled_coroutine_leaves_its_workflow_alone(wid, tmp_path) -> None:
+    gate = tmp_path / "gate"
+
+    async def main() -> None:
+        ref = await workflow.aio.run_async(gated.bind(gate, "value"), workflow_id=wid)
+        waiting = asyncio.create_task(workflow.aio.get_output(wid))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await workflow.aio.get_status(wid) == "RUNNING"
+        gate.touch()
+        assert await ref == "value"
+
+    asyncio.run(main())

@@ -1,0 +1,35 @@
+"""What tasks leave behind in files for a test to see, and how one waits for it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+DEADLINE_S = 30.0
+
+
+def mark(path: str | os.PathLike[str], text: str = "") -> None:
+    """Add a line to a file: the trace of one execution."""
+    with open(path, "a") as file:
+        file.write(f"{text}\n")
+
+
+def marks(path: str | os.PathLike[str]) -> list[str]:
+    """The traces so far."""
+    return Path(path).read_text().splitlines() if os.path.exists(path) else []
+
+
+def wait_for(condition: Callable[[], object], what: str = "what the test waits for") -> None:
+    """Wait for a condition, with a deadline."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not happen within {DEADLINE_S:g} s")
+        time.sleep(0.01)
+
+
+def wait_for_file(path: str | os.PathLike[str]) -> None:
+    """Wait for a file: a gate that a test opens, or a trace that a task leaves."""
+    wait_for(lambda: os.path.exists(path), f"the file {path}")
