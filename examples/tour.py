@@ -1,4 +1,5 @@
 import tempfile
+from typing import Any
 
 import ray
 
@@ -37,7 +38,7 @@ if __name__ == "__main__":
     workflow.init(tempfile.mkdtemp(prefix="holdfast-tour-"))
 
     # An ordinary Ray graph, with an id. Each result is on disk before the next task sees it.
-    order = checkout.bind(add.bind(price.bind("lamp"), price.bind("chair")))
+    order: Any = checkout.bind(add.bind(price.bind("lamp"), price.bind("chair")))
     print("order-1 costs", workflow.run(order, workflow_id="order-1"))
 
     # The same id again, also after a crash, also tomorrow: the stored result, and nothing runs.

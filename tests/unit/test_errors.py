@@ -32,12 +32,18 @@ EXAMPLES: dict[type[BaseException], tuple[tuple[Any, ...], tuple[str, ...]]] = {
     errors.WorkflowStillActiveError: (("DELETE", "order-7"), ("DELETE", "order-7", "workflow.cancel('order-7')")),
     errors.WorkflowEventHandleError: (("order-7", "the listener refused it"), ("order-7", "the listener refused it")),
     errors.WorkflowEndedError: (("order-7", "SUCCESSFUL"), ("order-7", "SUCCESSFUL")),
-    errors.InvalidGraphError: (("the graph is cyclic", "break the circle"), ("the graph is cyclic", "break the circle")),
+    errors.InvalidGraphError: (
+        ("the graph is cyclic", "break the circle"),
+        ("the graph is cyclic", "break the circle"),
+    ),
     errors.InvalidWorkflowIdError: (("''", "is empty"), ("''", "is empty", "1,024 bytes")),
     errors.StaleLeaseError: (("order-7", 3, 4), ("order-7", "3", "4")),
     errors.TaskTimeoutError: (("charge", 2.5), ("charge", "timeout_s=2.5")),
     errors.WorkerLostError: (("charge", "out of memory"), ("charge", "out of memory")),
-    errors.ResultNotStoredError: (("a lock in the result", "Return a name."), ("a lock in the result", "Return a name.")),
+    errors.ResultNotStoredError: (
+        ("a lock in the result", "Return a name."),
+        ("a lock in the result", "Return a name."),
+    ),
     errors.ResultNotLoadableError: (
         ("the value of workflow 'order-7'", "ImportError: no shop"),
         ("order-7", "ImportError: no shop", "__setstate__"),

@@ -137,6 +137,6 @@ def test_a_workflow_cannot_be_put_or_passed_to_a_plain_ray_task(local_ray) -> No
 
 @pytest.fixture(scope="module")
 def local_ray():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

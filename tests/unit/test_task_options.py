@@ -210,6 +210,6 @@ def test_a_function_with_workflow_options_still_runs_as_a_plain_ray_task(local_r
 
 @pytest.fixture(scope="module")
 def local_ray():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

@@ -21,7 +21,7 @@ from holdfast.engine.errors import HoldfastError, ResultNotStoredError, TaskErro
 
 @pytest.fixture(scope="module")
 def local_ray():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

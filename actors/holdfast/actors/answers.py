@@ -113,7 +113,7 @@ class Answers:
             return Answer(error=ValueError(f"No such task_id {task_id!r} in workflow {row.workflow_id!r}"))
         error = view.error if view.error is not None else row.error
         detail = f"Task {task_id!r} did not finish: the workflow is {row.status.value}."
-        return Answer(error=OutputNotAvailableError(row.workflow_id, detail, _cause(error)))
+        return Answer(error=_failure(OutputNotAvailableError, row, detail, error))
 
     def _sealed(self, value: Value, row: WorkflowRow) -> Answer:
         return Answer(value=self._seal(value, row))
@@ -131,7 +131,8 @@ class Answers:
             objects = {key: self._folder.blobs.read(object_blob(row.nonce, key)) for key in base.objects}
             base = base.base
         payload = _NONE if base is None else self._folder.blobs.read(base.key) if isinstance(base, Blob) else base
-        return Sealed(payload, objects, caught=value.caught, wraps=value.wraps)
+        what = f"a value of workflow {row.workflow_id!r}"
+        return Sealed(payload, objects, caught=value.caught, wraps=value.wraps, what=what)
 
 
 class SealedCaught:
@@ -148,8 +149,11 @@ def _caught(error: bytes, wraps: int) -> Any:
     return render(pickle.loads(error), caught=True, wraps=wraps)
 
 
-def _cause(error: Any) -> BaseException | None:
-    return SealedError(error) if isinstance(error, Payload) else error
+def _failure(kind: type[WorkflowExecutionError], row: WorkflowRow, detail: str, error: Any) -> WorkflowExecutionError:
+    failure = kind(row.workflow_id, detail, SealedError(error) if isinstance(error, Payload) else error)
+    # It has its cause again where it is unpickled. Here Ray would only write it, still sealed, into its own text.
+    failure.__cause__ = None
+    return failure
 
 
 def _error_of(row: WorkflowRow, run: bool) -> Exception:
@@ -157,7 +161,7 @@ def _error_of(row: WorkflowRow, run: bool) -> Exception:
         return WorkflowCancellationError(row.workflow_id)
     if row.status is WorkflowStatus.FAILED:
         kind = WorkflowExecutionError if run else OutputNotAvailableError
-        return kind(row.workflow_id, f"Task {row.failed_task_id!r} failed.", _cause(row.error))
+        return _failure(kind, row, f"Task {row.failed_task_id!r} failed.", row.error)
     return ValueError(
         f"Workflow[id={row.workflow_id}] is {row.status.value} and has no output: "
         f"take it up again with workflow.resume({row.workflow_id!r})."

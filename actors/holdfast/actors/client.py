@@ -10,21 +10,24 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import RayActorError, RaySystemError, RayTaskError
 
 from holdfast.actors import names
-from holdfast.actors.management import ManagementActor, PlatformConfig, PlatformDescription
+from holdfast.actors.management import Closed, PlatformConfig, PlatformDescription
+from holdfast.actors.operating_system import Process
 from holdfast.actors.operations import Elsewhere
-from holdfast.actors.ray_untyped import actor_class
+from holdfast.actors.platform_start import start_management, wait_until_gone
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.engine.errors import HoldfastError
 
 _ENDING_S = 30.0
+_LOOK_EVERY_S = 0.01
+_LOOK_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,13 @@ class Platform:
             handle = self._handles[name] = ray.get_actor(name, namespace=names.NAMESPACE)
         return handle
 
+    def find_executor(self, name: str) -> Any:
+        """The handle of an executor; None when it is not there: one of a single workflow ends with it."""
+        try:
+            return ray.get_actor(name, namespace=names.NAMESPACE) if names.is_dedicated(name) else self.executor(name)
+        except ValueError:
+            return None
+
     def executor_for(self, workflow_id: str) -> Any:
         """The handle of the executor to ask first about a workflow."""
         return self.executor(names.executor_for(workflow_id, self.executors))
@@ -59,10 +69,24 @@ class Platform:
         """Call a method of the executor that answers for a workflow; go on to another one when told to."""
         executor = self.executor_for(workflow_id)
         while True:
-            outcome = ray.get(getattr(executor, method).remote(*args))
+            try:
+                outcome = ray.get(getattr(executor, method).remote(*args))
+            except RayTaskError as error:
+                # A corrupt or full store: said as it is, without what Ray wraps around it.
+                if isinstance(error.cause, HoldfastError):
+                    raise error.cause from None
+                raise
+            except RaySystemError as error:
+                if isinstance(error.client_exc, HoldfastError):
+                    raise error.client_exc from error.client_exc.__cause__
+                raise
             if not isinstance(outcome, Elsewhere):
                 return outcome
-            executor = self.executor(outcome.executor)
+            executor = self.find_executor(outcome.executor)
+            if executor is None:
+                # It is being made, or has ended meanwhile: the first one will know.
+                time.sleep(_LOOK_AGAIN_S)
+                executor = self.executor_for(workflow_id)
 
 
 _lock = threading.RLock()
@@ -90,6 +114,15 @@ def find_platform() -> Platform | None:
         except RayActorError:
             # Being ended, or it could not open its storage: whoever started it is told why.
             return None
+        except RayTaskError as error:
+            if isinstance(error.cause, HoldfastError):
+                # Whoever made it died before it was open, and it cannot be: whoever starts it again is told why.
+                return None
+            raise
+        if description is None:
+            # Whoever was ending the platform died in the middle of it.
+            _end_actors()
+            return None
         _known.clear()
         platform = _known[cluster] = Platform(
             management, description.config, description.address, description.executors
@@ -97,9 +130,8 @@ def find_platform() -> Platform | None:
         return platform
 
 
-def _description(management: Any) -> PlatformDescription:
-    reference: Any = management.describe.remote()
-    description: PlatformDescription = ray.get(reference)
+def _description(management: Any) -> PlatformDescription | None:
+    description: PlatformDescription | None = ray.get(management.describe.remote())
     return description
 
 
@@ -116,24 +148,14 @@ def start_platform(config: PlatformConfig) -> Platform:
         StorageError: The storage folder cannot be used; nothing is left running.
     """
     with _lock:
-        management = (
-            actor_class(ManagementActor)
-            .options(
-                name=names.MANAGEMENT,
-                namespace=names.NAMESPACE,
-                get_if_exists=True,
-                lifetime="detached",
-                max_restarts=-1,
-                max_task_retries=-1,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
-            )
-            .remote(config)
-        )
+        management = start_management(config)
         try:
-            ray.get(management.open.remote(config))
+            while not ray.get(management.open.remote()):
+                _end_actors()
+                management = start_management(config)
         except RayTaskError as error:
             ray.kill(management, no_restart=True)
-            _wait_until_gone(names.MANAGEMENT)
+            wait_until_gone(names.MANAGEMENT)
             if isinstance(error.cause, HoldfastError):
                 raise error.cause from None
             raise
@@ -144,30 +166,27 @@ def start_platform(config: PlatformConfig) -> Platform:
 
 def stop_platform(platform: Platform) -> None:
     """End the platform's actors. What was running is RESUMABLE from the folder."""
-    executors = ray.get(platform.management.close.remote())
-    everyone = [names.MANAGEMENT, *executors]
-    everyone.extend(
-        entry["name"]
-        for entry in ray.util.list_named_actors(all_namespaces=True)
-        if entry["namespace"] == names.NAMESPACE and entry["name"] not in everyone
-    )
-    for name in everyone:
+    closed: Closed = ray.get(platform.management.close.remote())
+    _end_actors(closed.executors)
+    if ray.get_runtime_context().get_node_id() == platform.address.node_id:
+        _wait_until_ended(closed.processes)
+    forget_platform()
+
+
+def _end_actors(executors: Iterable[str] = ()) -> None:
+    """End every actor of a platform that is closed, the management actor last: while it is there no other starts."""
+    listed = ray.util.list_named_actors(all_namespaces=True)
+    others = {entry["name"] for entry in listed if entry["namespace"] == names.NAMESPACE} | set(executors)
+    for name in (*sorted(others - {names.MANAGEMENT}), names.MANAGEMENT):
         try:
             ray.kill(ray.get_actor(name, namespace=names.NAMESPACE), no_restart=True)
         except ValueError:
             continue
-    for name in everyone:
-        _wait_until_gone(name)
-    forget_platform()
+        wait_until_gone(name)
 
 
-def _wait_until_gone(name: str) -> None:
-    """Wait until an actor that was killed is, and its process with it."""
+def _wait_until_ended(processes: Iterable[Process]) -> None:
+    """Wait until processes of this node have ended: an actor is gone for Ray a little before that."""
     deadline = time.monotonic() + _ENDING_S
-    while time.monotonic() < deadline:
-        try:
-            ray.get(ray.get_actor(name, namespace=names.NAMESPACE).__ray_ready__.remote(), timeout=1.0)
-        except (ValueError, RayActorError):
-            return
-        except ray.exceptions.GetTimeoutError:
-            continue
+    while any(process.alive for process in processes) and time.monotonic() < deadline:
+        time.sleep(_LOOK_EVERY_S)

@@ -21,12 +21,13 @@ import threading
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray.cloudpickle
 
+from holdfast.actors.carried_modules import Source, find_carried, load_carrying
 from holdfast.engine.errors import ResultNotStoredError
 
 _INSTALLED_PARTS = frozenset({"site-packages", "dist-packages"})
@@ -129,9 +130,10 @@ def dump_code(code: Any) -> bytes:
     Raises:
         ResultNotStoredError: It, or something it refers to, cannot be pickled.
     """
+    carried = find_carried(code, _is_users)
     try:
         with _by_value(_loaded_user_modules()):
-            return bytes(cloudpickle.dumps(code, protocol=5))
+            return _carrying(carried, bytes(cloudpickle.dumps(code, protocol=5)))
     except Exception as error:  # noqa: BLE001 - whatever a user's own __reduce__ raises; what stays is raised below
         # Something it reaches cannot be pickled (a module's lock, a connection). Its modules are then imported
         # by name in the worker, as Ray itself does.
@@ -146,7 +148,22 @@ def dump_code(code: Any) -> bytes:
         ) from error
     # Other classes of that module must follow, or `isinstance` in its functions would meet copies of them.
     _REFERENCED.add(getattr(code, "__module__", None) or "")
-    return pickled
+    return _carrying(carried, pickled)
+
+
+def _carrying(carried: Mapping[str, Source], pickled: bytes) -> bytes:
+    return bytes(cloudpickle.dumps(_Carrying(carried, pickled), protocol=5)) if carried else pickled
+
+
+class _Carrying:
+    """Pickled code that becomes itself where it is unpickled, its modules at hand."""
+
+    def __init__(self, modules: Mapping[str, Source], pickled: bytes) -> None:
+        # In an order of its own, so that the same code has the same hash.
+        self._parts = (dict(sorted(modules.items())), pickled)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_carrying, self._parts
 
 
 def named_code(code: type | types.FunctionType) -> tuple[str, str, str, bytes] | None:
@@ -193,6 +210,10 @@ def is_user_module(module: types.ModuleType) -> bool:
     origin = getattr(module, "__file__", None)
     if not isinstance(origin, str):
         return False
+    return _is_users(name, origin)
+
+
+def _is_users(name: str, origin: str) -> bool:
     verdict = _VERDICTS.get((name, origin))
     if verdict is None:
         verdict = _VERDICTS[name, origin] = _judge(name, origin)

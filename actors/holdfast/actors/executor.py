@@ -13,18 +13,15 @@ import logging
 import os
 import sys
 import time
-import traceback
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import OwnerDiedError, RayError, RayTaskError, RuntimeEnvSetupError, TaskCancelledError
+from ray.exceptions import RayActorError
 
 from holdfast.actors import names
 from holdfast.actors.answers import Answers
-from holdfast.actors.error_values import dump_error
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operating_system import this_process
 from holdfast.actors.operations import (
@@ -34,7 +31,6 @@ from holdfast.actors.operations import (
     Cancel,
     Delete,
     Deliver,
-    Elsewhere,
     FireTimer,
     Operation,
     Outcome,
@@ -45,24 +41,16 @@ from holdfast.actors.operations import (
 )
 from holdfast.actors.ray_launch import Launcher
 from holdfast.actors.ray_untyped import remote
+from holdfast.actors.reply_signals import signal_of_reply
 from holdfast.actors.requests import Answer, EventRequest, SubmitRequest
+from holdfast.actors.running_calls import RunningCalls
 from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress, object_blob
-from holdfast.actors.task_call import Acknowledged, Continued, Heard, Raised, Reply, Returned, TaskCall
-from holdfast.actors.wire import pack_call, unpack_reply
+from holdfast.actors.task_call import Continued, Reply, Returned
 from holdfast.engine.commands import AcknowledgeEvent, Complete, StartListener, StartTask, StopListener, StopTask
-from holdfast.engine.errors import WorkerLostError
+from holdfast.engine.errors import HoldfastError, StorageError, StorageFullError
 from holdfast.engine.graph import Graph
 from holdfast.engine.records import TaskContinuing, TaskFailed, TaskFinished
-from holdfast.engine.signals import (
-    EventAcknowledged,
-    EventPolled,
-    Signal,
-    Subscribed,
-    TaskContinued,
-    TaskLost,
-    TaskRaised,
-    TaskReturned,
-)
+from holdfast.engine.signals import Signal, TaskLost
 from holdfast.storage import workflow_store as store
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.payload import Payload
@@ -74,22 +62,7 @@ log = logging.getLogger("holdfast")
 
 _TRY_AGAIN_S = 1.0
 _ENDING_S = 10.0
-
-
-@dataclass(slots=True)
-class RunningCall:
-    """A Ray task or listener call that is out.
-
-    Attributes:
-        seq: The workflow.
-        assigned: (task, attempt) that it has still to report on.
-    """
-
-    seq: int
-    ref: Any
-    listener: bool
-    assigned: list[tuple[int, int]] = field(default_factory=list)
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+_LOOK_AGAIN_S = 0.1
 
 
 @remote(num_cpus=0, max_concurrency=1_000_000)
@@ -113,60 +86,67 @@ class Executor:
         self._launcher = Launcher(self._folder, address, name)
         self._arrived: list[tuple[Operation, asyncio.Future[Outcome] | None]] = []
         self._scheduled = self._closed = False
-        self._calls: dict[str, RunningCall] = {}
-        self._of_task: dict[tuple[int, int], str] = {}
-        self._placed: dict[str, list[TaskCall]] = {}
+        self._calls = RunningCalls(self._launcher, name, address, self._replied, self._signalled)
         self._told_unix_s: float | None = None
         self._say: list[str] = []
         self._writing: set[asyncio.Task[None]] = set()
-        process = this_process()
-        with self._folder.kv.write() as txn:
-            store.save_setting(txn, names.process_setting(name), [process.pid, process.started])
+        self._say_who_i_am()
         self._recover_all(self._not_in_memory())
+
+    def _say_who_i_am(self) -> None:
+        """So that the management actor can end this process when it stops to answer, whoever started it."""
+        process = this_process()
+        try:
+            with self._folder.kv.write() as txn:
+                store.save_setting(txn, names.process_setting(self._name), [process.pid, process.started])
+        except StorageFullError:
+            log.warning("executor %s has no room to write down its process", self._name)
 
     # -- asked by clients ----------------------------------------------------------------------------------------
 
     async def ping(self) -> int:
         """This process's id."""
+        resources = await asyncio.to_thread(ray.cluster_resources)
+        self._calls.set_cluster_cpus(resources.get("CPU", 1.0))
         return os.getpid()
 
     async def close(self) -> None:
         """Write nothing more, end what runs, and let go of the folder: this process is about to be ended."""
         self._closed = True
-        running = list(self._calls.values())
-        for call in running:
-            ray.cancel(call.ref, force=not call.listener)
-        ends = [asyncio.ensure_future(call.over.wait()) for call in running if not call.listener]
-        if ends:
-            await asyncio.wait(ends, timeout=_ENDING_S)
+        await self._calls.end_all(_ENDING_S)
+        if names.is_dedicated(self._name):
+            with self._folder.kv.write() as txn:
+                store.drop_setting(txn, names.process_setting(self._name))
         self._lock.release()
 
     async def submit(self, request: SubmitRequest) -> Outcome:
-        """Make a workflow durable and set it going."""
-        return await self._operate(await self._submission(request))
+        """Make a workflow durable and set it going; what is refused leaves nothing behind."""
+        outcome: Outcome
+        try:
+            outcome = await self._operate(await self._submission(request))
+        except StorageError as error:
+            outcome = error
+        await self._drop_files_of_refused(request)
+        return outcome
 
     async def run(self, request: SubmitRequest) -> Answer | Outcome:
         """`submit`, then wait for the value; an outcome that is not Accepted comes back as it is."""
         outcome = await self.submit(request)
         if not isinstance(outcome, Accepted):
             return outcome
-        return await self._answers.wait(request.workflow_id)
+        return await self._answer(request.workflow_id, None, run=True)
 
-    async def resume(self, workflow_id: str, nonce: str) -> Outcome:
+    async def resume(self, workflow_id: str, nonce: str, dedicated: bool = False) -> Outcome:
         """Take a workflow up again. `nonce` marks the request: Ray repeats it when this process dies in it."""
-        return await self._operate(Resume(workflow_id=workflow_id, nonce=nonce))
+        return await self._operate(Resume(workflow_id=workflow_id, nonce=nonce, dedicated=dedicated))
 
-    async def answer(self, workflow_id: str, task_id: str | None = None, run: bool = True) -> Answer | Elsewhere:
-        """The value of a workflow, or of one of its tasks, once there is one."""
-        return await self._answers.wait(workflow_id, task_id, run=run)
+    async def wait_for_answer(self, workflow_id: str, task_id: str | None) -> None:
+        """Return when there is an answer in the store, or another executor to ask."""
+        await self._answers.wait(workflow_id, task_id)
 
     async def output(self, workflow_id: str, task_id: str | None = None, run: bool = True) -> Any:
-        """As `answer`, as the user sees it: what Ray hands to whoever reads the reference."""
-        found = await self._answers.wait(workflow_id, task_id, run=run)
-        if isinstance(found, Elsewhere):
-            # Rare: the executor changed between the submission and now.
-            other = ray.get_actor(found.executor, namespace=names.NAMESPACE)
-            found = await other.answer.remote(workflow_id, task_id, run)
+        """The value of a workflow, or of one of its tasks: what Ray hands to whoever reads the reference."""
+        found = await self._answer(workflow_id, task_id, run)
         if found.error is not None:
             raise found.error
         return found.value
@@ -175,9 +155,7 @@ class Executor:
         """Stop a workflow; returns when what ran for it has ended."""
         outcome = await self._operate(Cancel(workflow_id=workflow_id))
         if isinstance(outcome, Accepted):
-            running = [call for call in self._calls.values() if call.seq == outcome.seq and not call.listener]
-            for call in running:
-                await call.over.wait()
+            await self._calls.wait_until_over(outcome.seq)
         return outcome
 
     async def delete(self, workflow_id: str) -> Outcome:
@@ -210,7 +188,24 @@ class Executor:
                 return None if task is None else (task.state.name, task.started_unix_s or None)
         return None
 
+    async def _answer(self, workflow_id: str, task_id: str | None, run: bool) -> Answer:
+        while True:
+            found = await self._answers.wait(workflow_id, task_id, run=run)
+            if isinstance(found, Answer):
+                return found
+            # The other one only says when; the value is read from the store, and not loaded on its way.
+            try:
+                other = ray.get_actor(found.executor, namespace=names.NAMESPACE)
+                await other.wait_for_answer.remote(workflow_id, task_id)
+            except (ValueError, RayActorError):
+                # An executor of one workflow: it has ended with it, or has not been made yet.
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
     # -- asked by the management actor ---------------------------------------------------------------------------
+
+    async def in_memory(self) -> int:
+        """How many workflows are held in memory: those that only wait are not."""
+        return len(self._core.held)
 
     async def fire(self, timers: Sequence[tuple[float, int, int]]) -> list[Outcome]:
         """Timers of this executor's workflows have come due: (due time, workflow, task)."""
@@ -239,14 +234,12 @@ class Executor:
             reply: What it says.
             leaving: It is about to end and takes no other task.
         """
-        call = self._calls.get(place)
-        if call is None or (reply.task, reply.attempt) not in call.assigned:
-            # Nobody waits for this attempt: it was started by an executor that died, or was stopped. Attempts are
-            # numbered anew after that, so its number may be one that is in use.
+        if not self._calls.take_report(place, reply):
             return []
-        call.assigned.remove((reply.task, reply.attempt))
-        await self._operate(Deliver(seq=reply.seq, signal=await self._signal_of(reply, None if leaving else place)))
-        return [pack_call(following) for following in self._placed.pop(place, [])]
+        epoch = self._epoch(reply.seq)
+        signal = await self._signal_of(reply, None if leaving else place)
+        await self._operate(Deliver(seq=reply.seq, signal=signal, epoch=epoch))
+        return self._calls.take_placed(place)
 
     # -- the batch -----------------------------------------------------------------------------------------------
 
@@ -263,31 +256,48 @@ class Executor:
 
     def _work(self) -> None:
         arrived, self._arrived, self._scheduled = self._arrived, [], False
+        self._work_on(arrived)
+
+    def _work_on(self, arrived: Sequence[tuple[Operation, asyncio.Future[Outcome] | None]]) -> None:
         if self._closed:
             return
         try:
             batch = self._core.perform([operation for operation, _ in arrived], time.time())
         except Exception as error:
             # A full disk; or a defect of ours, which must not leave anybody waiting for ever.
-            log.exception("a batch of %d operations was not committed", len(arrived))
+            # One that says all by itself, once a second, needs no stack.
+            stack = None if isinstance(error, StorageError) else error
+            log.error("a batch of %d operations was not committed: %s", len(arrived), error, exc_info=stack)
             self._not_committed(arrived, error)
             return
-        self._carry_out(batch)
+        for (operation, _), outcome in zip(arrived, batch.outcomes, strict=True):
+            if isinstance(operation, Submit) and isinstance(outcome, Accepted) and outcome.fresh:
+                self._say.append(f'Workflow job created. [id="{operation.workflow_id}"]')
         for (_, waiter), outcome in zip(arrived, batch.outcomes, strict=True):
             if waiter is not None and not waiter.done():
                 waiter.set_result(outcome)
+        if all(isinstance(operation, Submit) for operation, _ in arrived):
+            # Who submits many waits for each answer: it goes out first, for it is durable already.
+            self._loop.call_soon(self._carry_out, batch)
+        else:
+            self._carry_out(batch)
 
     def _not_committed(
-        self, arrived: Iterable[tuple[Operation, asyncio.Future[Outcome] | None]], error: Exception
+        self, arrived: Sequence[tuple[Operation, asyncio.Future[Outcome] | None]], error: Exception
     ) -> None:
-        """Nothing was written: refuse who waits, and take the workflows up again from the store, a little later."""
-        for _, waiter in arrived:
-            if waiter is not None and not waiter.done():
+        """Nothing was written: refuse who waits, and take the workflows up again from the store, a little later.
+
+        One request alone may be the reason: of several, each is tried by itself before it is refused.
+        """
+        for operation, waiter in arrived:
+            if len(arrived) > 1 and not isinstance(operation, Deliver | Recover):
+                self._loop.call_soon(self._work_on, [(operation, waiter)])
+            elif waiter is not None and not waiter.done():
                 waiter.set_result(error)
         # Whatever kind of operation touched it: it is not in memory any more.
         seqs = self._not_in_memory()
         for seq in seqs:
-            self._stop_all(seq)
+            self._calls.stop_all(seq)
         if seqs:
             self._loop.call_later(_TRY_AGAIN_S, self._recover_all, seqs)
 
@@ -301,7 +311,7 @@ class Executor:
 
     def _carry_out(self, batch: Batch) -> None:
         for seq in batch.lost:
-            self._stop_all(seq)
+            self._calls.stop_all(seq)
         for row, record in batch.logged:
             if isinstance(record, TaskFinished):
                 self._say_task(row, record.task_id, "SUCCESSFUL")
@@ -316,11 +326,12 @@ class Executor:
         for row, command in batch.commands:
             match command:
                 case StartTask():
-                    self._start_task(row, command)
+                    self._say_task(row, command.node.task_id, "RUNNING")
+                    self._calls.start_task(row, command)
                 case StartListener() | AcknowledgeEvent():
-                    self._start_listener(row, command)
+                    self._calls.start_listener(row, command)
                 case StopTask() | StopListener():
-                    self._stop(row.seq, command.task)
+                    self._calls.stop(row.seq, command.task)
                 case Complete():
                     log.debug("workflow ended workflow_id=%s status=%s", row.workflow_id, command.status.value)
         for row in batch.ended:
@@ -328,7 +339,10 @@ class Executor:
         for row in batch.deleted:
             self._folder.blobs.delete_group(row.nonce)
         for executor, seq in batch.elsewhere:
-            ray.get_actor(executor, namespace=names.NAMESPACE).recover.remote([seq])
+            if names.is_dedicated(executor):
+                self._launcher.management().keep_executor.remote(executor)
+            else:
+                ray.get_actor(executor, namespace=names.NAMESPACE).recover.remote([seq])
         self._tell_alarm(batch.earliest_due_unix_s)
         if self._say:
             sys.stderr.write("\n".join(self._say) + "\n")
@@ -346,112 +360,27 @@ class Executor:
             self._told_unix_s = due_unix_s
             self._launcher.management().note_deadline.remote(due_unix_s)
 
-    # -- calls ---------------------------------------------------------------------------------------------------
+    # -- replies -------------------------------------------------------------------------------------------------
 
-    def _call_of(self, row: WorkflowRow, command: StartTask | StartListener | AcknowledgeEvent) -> TaskCall:
-        return TaskCall(
-            workflow_id=row.workflow_id,
-            seq=row.seq,
-            group=row.nonce,
-            task=command.task,
-            attempt=command.attempt,
-            node=command.node,
-            values=command.values,
-            hold=isinstance(command, StartTask) and command.hold,
-            executor=self._name,
-            storage=self._address,
-            event=command.event if isinstance(command, AcknowledgeEvent) else None,
-        )
+    def _signalled(self, seq: int, signal: Signal) -> None:
+        self._arrive(Deliver(seq=seq, signal=signal, epoch=self._epoch(seq)))
 
-    def _start_task(self, row: WorkflowRow, command: StartTask) -> None:
-        call = self._call_of(row, command)
-        self._say_task(row, command.node.task_id, "RUNNING")
-        place = self._calls.get(command.place) if command.place is not None else None
-        if place is not None:
-            place.assigned.append((command.task, command.attempt))
-            self._of_task[row.seq, command.task] = command.place
-            self._placed.setdefault(command.place, []).append(call)
+    def _epoch(self, seq: int) -> int:
+        held = self._core.held.get(seq)
+        return 0 if held is None else held.epoch
+
+    def _replied(self, reply: Reply, listener: bool) -> None:
+        if not self._has_files(reply):
+            self._signalled(reply.seq, signal_of_reply(reply, None, listener=listener))
             return
-        try:
-            ref = self._launcher.start_task(row, call)
-        except Exception as error:  # noqa: BLE001 - options of the user's that Ray refuses: the task failed
-            self._refuse(row.seq, command.task, command.attempt, error)
-            return
-        self._watch(row.seq, ref, (command.task, command.attempt), listener=False)
-
-    def _start_listener(self, row: WorkflowRow, command: StartListener | AcknowledgeEvent) -> None:
-        call = self._call_of(row, command)
-        try:
-            ref = self._launcher.start_listener(row, call)
-        except Exception as error:  # noqa: BLE001 - as for tasks
-            self._refuse(row.seq, command.task, command.attempt, error)
-            return
-        self._watch(row.seq, ref, (command.task, command.attempt), listener=True)
-
-    def _refuse(self, seq: int, task: int, attempt: int, error: Exception) -> None:
-        payload = dump_error(error, "".join(traceback.format_exception(error)))
-        now = time.time()
-        self._arrive(
-            Deliver(
-                seq=seq,
-                signal=TaskRaised(
-                    task=task,
-                    attempt=attempt,
-                    error=payload,
-                    retryable=False,
-                    started_unix_s=now,
-                    ended_unix_s=now,
-                ),
-            )
-        )
-
-    def _watch(self, seq: int, ref: Any, assigned: tuple[int, int], *, listener: bool) -> None:
-        place = ref.task_id().hex()
-        self._calls[place] = RunningCall(seq, ref, listener, [assigned])
-        self._of_task[seq, assigned[0]] = place
-        ref.future().add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._call_ended, place, done))
-
-    def _call_ended(self, place: str, done: Future[Any]) -> None:
-        call = self._calls.pop(place)
-        self._placed.pop(place, None)
-        for task, _ in call.assigned:
-            self._of_task.pop((call.seq, task), None)
-        call.over.set()
-        error = done.exception()
-        if error is not None:
-            for task, attempt in call.assigned:
-                self._arrive(Deliver(seq=call.seq, signal=_signal_of_loss(task, attempt, error)))
-            return
-        reply = unpack_reply(done.result())
-        if reply is None or (reply.task, reply.attempt) not in call.assigned:
-            # All has been reported on the way; or the attempt was stopped, and came to its end before it knew.
-            return
-        if self._has_files(reply):
-            # The event loop keeps only a weak reference to a task.
-            later = self._loop.create_task(self._deliver_later(reply, call.listener))
-            self._writing.add(later)
-            later.add_done_callback(self._writing.discard)
-        else:
-            self._arrive(Deliver(seq=reply.seq, signal=_signal_of_reply(reply, None, call.listener)))
+        # The event loop keeps only a weak reference to a task.
+        later = self._loop.create_task(self._deliver_later(reply, listener))
+        self._writing.add(later)
+        later.add_done_callback(self._writing.discard)
 
     async def _deliver_later(self, reply: Reply, listener: bool) -> None:
-        self._arrive(Deliver(seq=reply.seq, signal=await self._signal_of(reply, None, listener)))
-
-    def _stop(self, seq: int, task: int) -> None:
-        place = self._of_task.pop((seq, task), None)
-        call = None if place is None else self._calls.get(place)
-        if call is None:
-            return
-        call.assigned = [entry for entry in call.assigned if entry[0] != task]
-        if not call.assigned:
-            # An actor's method cannot be cancelled by force: the host's event loop ends the coroutine.
-            ray.cancel(call.ref, force=not call.listener)
-
-    def _stop_all(self, seq: int) -> None:
-        for call in list(self._calls.values()):
-            if call.seq == seq:
-                for task, _ in list(call.assigned):
-                    self._stop(seq, task)
+        epoch = self._epoch(reply.seq)
+        self._arrive(Deliver(seq=reply.seq, signal=await self._signal_of(reply, None, listener), epoch=epoch))
 
     # -- files ---------------------------------------------------------------------------------------------------
 
@@ -466,8 +395,16 @@ class Executor:
             with self._folder.kv.read() as txn:
                 row = store.get(txn, reply.seq)
             if row is not None:
-                reply = await asyncio.to_thread(self._write_files, reply, row.nonce)
-        return _signal_of_reply(reply, place, listener)
+                try:
+                    reply = await asyncio.to_thread(self._write_files, reply, row.nonce)
+                except HoldfastError as error:
+                    # A full disk: what was said cannot be kept. Nobody else would tell of this attempt.
+                    log.error("a reply was not stored workflow_id=%s error=%s", row.workflow_id, error)
+                    began, ended = reply.started_unix_s, reply.ended_unix_s
+                    return TaskLost(
+                        task=reply.task, attempt=reply.attempt, error=error, started_unix_s=began, ended_unix_s=ended
+                    )
+        return signal_of_reply(reply, place, listener=listener)
 
     def _write_files(self, reply: Reply, group: str) -> Reply:
         self._write_objects(reply.objects, group)
@@ -498,18 +435,28 @@ class Executor:
         )
 
     async def _submission(self, request: SubmitRequest) -> Submit:
-        graph, environment = request.graph, self._launcher.environment_of(request.environment)
+        known = self._launcher.environment_of(request.environment)
+        graph, environment = request.graph, known or ""
         self_stored = not self._launcher.lacks(request.code) and not request.objects
-        if environment is None or not self_stored or any(_is_large(node.arguments) for node in graph.nodes):
+        if known is None or not self_stored or any(_is_large(node.arguments) for node in graph.nodes):
             graph, environment = await asyncio.to_thread(self._store_submission, request)
-        self._say.append(f'Workflow job created. [id="{request.workflow_id}"]')
         return Submit(
             workflow_id=request.workflow_id,
             graph=graph,
             nonce=request.nonce,
             user_metadata=request.user_metadata,
             environment=environment,
+            dedicated=request.dedicated,
         )
+
+    async def _drop_files_of_refused(self, request: SubmitRequest) -> None:
+        """Remove what a submission wrote ahead of its workflow, when there is no such workflow."""
+        if not request.objects and not any(_is_large(node.arguments) for node in request.graph.nodes):
+            return
+        with self._folder.kv.read() as txn:
+            row = store.find(txn, request.workflow_id)
+        if row is None or row.nonce != request.nonce:
+            await asyncio.to_thread(self._folder.blobs.delete_group, request.nonce)
 
     def _store_submission(self, request: SubmitRequest) -> tuple[Graph, str]:
         self._launcher.store_code(request.code)
@@ -520,43 +467,3 @@ class Executor:
 
 def _is_large(base: Any) -> bool:
     return isinstance(base, Payload) and base.nbytes > INLINE_BYTES
-
-
-def _signal_of_reply(reply: Reply, place: str | None, listener: bool) -> Signal:
-    about = {
-        "task": reply.task,
-        "attempt": reply.attempt,
-        "started_unix_s": reply.started_unix_s,
-        "ended_unix_s": reply.ended_unix_s,
-        "place": place,
-    }
-    match reply:
-        case Returned() if listener:
-            return EventPolled(task=reply.task, attempt=reply.attempt, value=reply.base)
-        case Returned():
-            return TaskReturned(value=reply.base, **about)  # type: ignore[arg-type]
-        case Continued():
-            return TaskContinued(graph=reply.graph, **about)  # type: ignore[arg-type]
-        case Raised():
-            return TaskRaised(error=reply.error, retryable=reply.retryable, **about)  # type: ignore[arg-type]
-        case Heard():
-            return Subscribed(task=reply.task, attempt=reply.attempt, stream=reply.stream, due_unix_s=reply.due_unix_s)
-        case Acknowledged():
-            return EventAcknowledged(task=reply.task, attempt=reply.attempt)
-
-
-def _signal_of_loss(task: int, attempt: int, error: BaseException) -> Signal:
-    now = time.time()
-    if isinstance(error, RayTaskError | RuntimeEnvSetupError):
-        # The task never came to the user's code: its environment could not be made, or lacks Holdfast.
-        payload = dump_error(error, str(error))
-        return TaskRaised(
-            task=task, attempt=attempt, error=payload, started_unix_s=now, ended_unix_s=now, retryable=True
-        )
-    if not isinstance(error, RayError):
-        raise error
-    reason = "it was stopped" if isinstance(error, TaskCancelledError) else f"{type(error).__name__}: {error}"
-    if isinstance(error, OwnerDiedError):
-        reason = "the executor that owned its inputs died"
-    lost = WorkerLostError(str(task), reason)
-    return TaskLost(task=task, attempt=attempt, error=lost, started_unix_s=now, ended_unix_s=now)

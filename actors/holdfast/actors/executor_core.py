@@ -16,6 +16,7 @@ import queue
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from holdfast.actors import names
 from holdfast.actors.operations import (
     Accepted,
     AdmitQueued,
@@ -83,6 +84,7 @@ class ExecutorCore:
         self._touched: dict[int, None] = {}
         self._batch = Batch()
         self._now = 0.0
+        self._queued = False
 
     def perform(self, operations: Sequence[Operation], now_unix_s: float) -> Batch:
         """Carry out operations in one transaction.
@@ -97,12 +99,12 @@ class ExecutorCore:
         Raises:
             StorageError: The commit failed; nothing was done, and the runs it touched are not held any more.
         """
-        self._batch, self._touched, self._now = Batch(), {}, now_unix_s
+        self._batch, self._touched, self._now, self._queued = Batch(), {}, now_unix_s, False
         try:
             with self._kv.write() as txn:
                 for operation in operations:
                     self._batch.outcomes.append(self._perform(txn, operation))
-                if self._batch.ended or self._batch.deleted:
+                if self._batch.ended or self._batch.deleted or self._queued:
                     self._admit_queued(txn)
                 self._put_idle_away(txn)
         except BaseException:
@@ -119,7 +121,7 @@ class ExecutorCore:
                 case Submit():
                     return self._submit(txn, operation)
                 case Resume():
-                    return self._resume(txn, operation.workflow_id)
+                    return self._resume(txn, operation.workflow_id, operation.nonce, operation.dedicated)
                 case Cancel():
                     return self._cancel(txn, operation.workflow_id)
                 case Delete():
@@ -154,7 +156,7 @@ class ExecutorCore:
                 WorkflowStatus.NONE,
                 StatusSignal.ADMITTED if admission is Admission.ADMITTED else StatusSignal.QUEUED,
             ),
-            executor=self.name,
+            executor=names.dedicated_executor_name(submit.nonce, 1) if submit.dedicated else self.name,
             user_metadata=submit.user_metadata,
             submitted_unix_s=self._now,
             started_unix_s=self._now if admission is Admission.ADMITTED else None,
@@ -162,10 +164,13 @@ class ExecutorCore:
             environment=submit.environment,
         )
         row = store.create(txn, row)
-        if admission is Admission.QUEUED:
+        if admission is Admission.QUEUED or submit.dedicated:
             # Only the graph of the first step is kept: what it would start is found again when its time comes.
             store.write_records(txn, row, [r for r in step.records if not isinstance(r, TimerSet)][:1])
-            store.save(txn, replace(row, queue_number=store.enqueue(txn, row.seq)))
+            if admission is Admission.QUEUED:
+                store.save(txn, replace(row, queue_number=store.enqueue(txn, row.seq)))
+            else:
+                self._hand_over(txn, row)
         else:
             held = Held(run, row, store.take_lease(txn, row.seq, self.name))
             self._hold(held)
@@ -173,8 +178,9 @@ class ExecutorCore:
         return Accepted(seq=row.seq, status=row.status)
 
     def _submit_known(self, txn: WriteTransaction, submit: Submit, row: WorkflowRow) -> Outcome:
-        if row.nonce == submit.nonce or row.status is WorkflowStatus.SUCCESSFUL:
-            return Accepted(seq=row.seq, status=row.status, fresh=row.nonce == submit.nonce)
+        again = submit.nonce in (row.nonce, row.resumed_by)
+        if again or row.status is WorkflowStatus.SUCCESSFUL:
+            return Accepted(seq=row.seq, status=row.status, fresh=again)
         if row.status.active:
             raise Refusal(
                 RuntimeError(
@@ -182,28 +188,39 @@ class ExecutorCore:
                     f"workflow.get_output({row.workflow_id!r}), or choose another id."
                 )
             )
-        return self._resume(txn, submit.workflow_id)
+        return self._resume(txn, submit.workflow_id, submit.nonce, submit.dedicated)
 
-    def _resume(self, txn: WriteTransaction, workflow_id: str) -> Outcome:
+    def _resume(self, txn: WriteTransaction, workflow_id: str, nonce: str, dedicated: bool) -> Outcome:
         row = store.find(txn, workflow_id)
         if row is None:
             raise Refusal(WorkflowNotResumableError(workflow_id))
+        if nonce and row.resumed_by == nonce:
+            # Done before, by a process that died before it could say so.
+            return Accepted(seq=row.seq, status=row.status)
         if row.status.active:
             raise Refusal(RuntimeError(f"Workflow[id={workflow_id}] is already {row.status.value.lower()}."))
         if row.status is WorkflowStatus.SUCCESSFUL:
             return Accepted(seq=row.seq, status=row.status, fresh=False)
         if row.status is WorkflowStatus.CANCELED:
             raise Refusal(WorkflowNotResumableError(workflow_id, "it was cancelled; delete it to run the id afresh"))
-        admission = self._decide(txn)
+        admission = self._decide(txn, ran_before=row.status is WorkflowStatus.RESUMABLE)
         store.forget_failures(txn, row.seq)
+        row = replace(row, resumed_by=nonce)
+        executor = self.name
+        if dedicated:
+            # Not the name it had before: an actor that is being ended may still have that.
+            executor = names.dedicated_executor_name(row.nonce, store.current_epoch(txn, row.seq) + 1)
         if admission is Admission.QUEUED:
             number = store.enqueue(txn, row.seq)
-            row = self._change(txn, row, StatusSignal.QUEUED, queue_number=number, executor=self.name)
+            row = self._change(txn, row, StatusSignal.QUEUED, queue_number=number, executor=executor)
         else:
             row = self._change(
-                txn, row, StatusSignal.ADMITTED, started_unix_s=self._now, executor=self.name, ended_unix_s=None
+                txn, row, StatusSignal.ADMITTED, started_unix_s=self._now, executor=executor, ended_unix_s=None
             )
-            self._load(txn, row)
+            if dedicated:
+                self._hand_over(txn, row)
+            else:
+                self._load(txn, row)
         return Accepted(seq=row.seq, status=row.status)
 
     def _cancel(self, txn: WriteTransaction, workflow_id: str) -> Outcome:
@@ -236,6 +253,9 @@ class ExecutorCore:
         row = store.find(txn, post.workflow_id)
         if row is None:
             raise Refusal(WorkflowNotFoundError(post.workflow_id, self._kv.url))
+        if post.dedupe_id is not None and store.has_event(txn, row.seq, post.dedupe_id):
+            # Also when it has ended by now: whoever repeats this was not told that it was taken.
+            return Accepted(seq=row.seq, status=row.status, fresh=False)
         if row.status in (WorkflowStatus.SUCCESSFUL, WorkflowStatus.CANCELED):
             raise Refusal(WorkflowEndedError(post.workflow_id, row.status.value))
         if row.status is WorkflowStatus.RUNNING and row.executor != self.name:
@@ -253,7 +273,7 @@ class ExecutorCore:
 
     def _deliver(self, txn: WriteTransaction, deliver: Deliver) -> Outcome:
         held = self._take(txn, deliver.seq)
-        if held is None:
+        if held is None or deliver.epoch not in (None, held.epoch):
             return Accepted(seq=deliver.seq, status=WorkflowStatus.NONE, fresh=False)
         self._write(txn, held, held.run.apply(deliver.signal, self._now))
         return Accepted(seq=deliver.seq, status=held.run.status)
@@ -284,12 +304,17 @@ class ExecutorCore:
 
     # -- queue ---------------------------------------------------------------------------------------------------
 
-    def _decide(self, txn: WriteTransaction) -> Admission:
+    def _decide(self, txn: WriteTransaction, *, ran_before: bool = False) -> Admission:
         admission = store.load_limits(txn).decide(
-            running=store.count(txn, WorkflowStatus.RUNNING), pending=store.count(txn, WorkflowStatus.PENDING)
+            running=store.count(txn, WorkflowStatus.RUNNING),
+            pending=store.count(txn, WorkflowStatus.PENDING),
+            ran_before=ran_before,
         )
         if admission is Admission.REFUSED:
             raise Refusal(queue.Full("Workflow queue has been full"))
+        if admission is Admission.QUEUED:
+            # Those before it may wait for nobody: they were queued when the last cluster was lost.
+            self._queued = True
         return admission
 
     def _admit_queued(self, txn: WriteTransaction) -> None:
@@ -308,9 +333,13 @@ class ExecutorCore:
             if row.executor == self.name:
                 self._load(txn, row)
             else:
-                # Its own executor finds it here even when the message about it is lost.
-                store.take_lease(txn, seq, row.executor)
-                self._batch.elsewhere.append((row.executor, seq))
+                self._hand_over(txn, row)
+
+    def _hand_over(self, txn: WriteTransaction, row: WorkflowRow) -> None:
+        """Have another executor drive a workflow."""
+        # That one finds it here even when the message about it is lost.
+        store.take_lease(txn, row.seq, row.executor)
+        self._batch.elsewhere.append((row.executor, row.seq))
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
@@ -354,6 +383,9 @@ class ExecutorCore:
             batch.ended.append(held.row)
 
     def _put_idle_away(self, txn: WriteTransaction) -> None:
+        if names.is_dedicated(self.name):
+            # That it holds its workflow is what keeps it alive.
+            return
         for seq in self._touched:
             held = self.held.get(seq)
             if held is not None and held.run.idle:
@@ -386,8 +418,12 @@ class ExecutorCore:
         return changed
 
 
-def lose_cluster(kv: KeyValueStore) -> int:
+def lose_cluster(kv: KeyValueStore, executors: Sequence[str]) -> int:
     """Mark what ran on a cluster that is gone as RESUMABLE. For a platform that starts on an old folder.
+
+    Args:
+        kv: The store.
+        executors: Those of the new platform: what is queued is theirs from now on.
 
     Returns:
         How many workflows were running.
@@ -400,4 +436,9 @@ def lose_cluster(kv: KeyValueStore) -> int:
             changed = replace(row, status=next_status(row.status, StatusSignal.CLUSTER_LOST))
             store.save(txn, changed, was=row.status)
             store.put_away(txn, seq, row.executor)
+        for seq in store.list_seqs(txn, WorkflowStatus.PENDING):
+            row = store.get(txn, seq)
+            assert row is not None
+            if not names.is_dedicated(row.executor):
+                store.save(txn, replace(row, executor=names.executor_for(row.workflow_id, executors)))
     return len(running)

@@ -1,55 +1,85 @@
 """Polls custom listeners, many to a process, away from the actors that own workflows.
 
-Runs user code, so it may block, leak or die: whoever asked is told by Ray, and
-asks again. Nothing is remembered here.
+Runs user code, so it may block, leak or die. What blocks keeps nobody else from
+going on. When this process dies whoever asked asks its successor again, and
+only the one whose code was running then is told that it was lost.
 """
 
 from __future__ import annotations
 
 import inspect
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+import ray
+
+from holdfast.actors.black_box import BlackBox
+from holdfast.actors.carried_modules import import_here, prepare_imports
+from holdfast.actors.poll_loops import PollLoops
 from holdfast.actors.ray_untyped import remote
 from holdfast.actors.storage_access import StorageAccess, access
 from holdfast.actors.task_call import Acknowledged, Heard, Raised, Reply, Returned, TaskCall
 from holdfast.actors.task_runner import load_arguments, load_code, load_value, raised, store_result
 from holdfast.actors.values import set_cluster_nonce
 from holdfast.actors.wire import unpack_call
+from holdfast.engine.errors import WorkerLostError
 
 
 @remote(num_cpus=0, max_concurrency=100_000)
 class ListenerHost:
     """Polls the listeners of one runtime environment."""
 
+    def __init__(self) -> None:
+        self._black_box = BlackBox(f"listeners-{ray.get_runtime_context().get_actor_id()}")
+        self._loops = PollLoops(self._black_box.note)
+
     async def poll(self, packed_call: bytes) -> Reply:
         """Wait for a listener's event.
 
         Returns:
             The event, or what to wait for in its place, or the error it raised.
+
+        Raises:
+            WorkerLostError: It ended the process the last time.
         """
         call, started = unpack_call(packed_call), time.time()
+        reply: Reply = await self._run(call, started, lambda: self._poll(call, started))
+        return reply
+
+    async def acknowledge(self, packed_call: bytes) -> Acknowledged | Raised:
+        """Tell a listener that its event is durable.
+
+        Raises:
+            WorkerLostError: It ended the process the last time.
+        """
+        call = unpack_call(packed_call)
+        reply: Acknowledged | Raised = await self._run(call, time.time(), lambda: self._acknowledge(call))
+        return reply
+
+    async def _run(self, call: TaskCall, started: float, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        key = (call.seq, call.task)
+        if self._black_box.take_blame(key):
+            raise WorkerLostError(call.node.task_id, "the listener's own code ended its process, or used it up")
         try:
-            return await self._poll(call, started)
+            return await self._loops.run(key, make)
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is theirs to see
             return raised(call, error, started)
 
-    async def acknowledge(self, packed_call: bytes) -> Acknowledged | Raised:
-        """Tell a listener that its event is durable."""
-        call, started = unpack_call(packed_call), time.time()
+    async def _acknowledge(self, call: TaskCall) -> Acknowledged:
         assert call.event is not None
-        try:
-            storage = self._storage(call)
-            listener = load_code(storage, call.node.function)()
-            event = load_value(storage, call.workflow_id, call.group, call.event)
-            await listener.event_checkpointed(event)
-        except Exception as error:  # noqa: BLE001 - as above
-            return raised(call, error, started)
+        storage = self._storage(call)
+        listener_class = load_code(storage, call.node.function)
+        prepare_imports(listener_class)
+        listener = listener_class()
+        event = load_value(storage, call.workflow_id, call.group, call.event)
+        await listener.event_checkpointed(event)
         return Acknowledged(seq=call.seq, task=call.task, attempt=call.attempt)
 
     async def _poll(self, call: TaskCall, started: float) -> Reply:
         storage = self._storage(call)
         listener = load_code(storage, call.node.function)
+        prepare_imports(listener)
         args, kwargs = load_arguments(storage, call)
         if isinstance(inspect.getattr_static(listener, "subscription", None), (classmethod, staticmethod)):
             return self._subscribe(call, listener.subscription(*args, **kwargs))
@@ -74,4 +104,5 @@ class ListenerHost:
 
     def _storage(self, call: TaskCall) -> StorageAccess:
         set_cluster_nonce(call.storage.cluster)
+        import_here()
         return access(call.storage)

@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
 import ray
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorDiedError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from holdfast.actors import names
 from holdfast.actors.executor import Executor
 from holdfast.actors.executor_core import lose_cluster
+from holdfast.actors.operating_system import Process, this_process
 from holdfast.actors.ray_untyped import actor_class, remote
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.engine.errors import HoldfastError
@@ -39,6 +38,8 @@ from holdfast.storage.workflow_row import TaskView, WorkflowRow
 log = logging.getLogger("holdfast")
 
 _PING_EVERY_S = 2.0
+_CLOSING_S = 15.0
+_LOOK_AGAIN_S = 0.2
 _ALARM = "alarm"
 _TIMERS_AT_ONCE = 1000
 
@@ -76,6 +77,19 @@ class PlatformDescription:
     executors: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """What a platform that has let go of its folder leaves to be ended.
+
+    Attributes:
+        executors: Names of the executors.
+        processes: All of its processes, on the node of the folder.
+    """
+
+    executors: tuple[str, ...]
+    processes: tuple[Process, ...]
+
+
 @remote(num_cpus=0, max_concurrency=10_000)
 class ManagementActor:
     """Owns the storage folder. Decides nothing about a workflow: the engine does, in its executor.
@@ -88,30 +102,30 @@ class ManagementActor:
         self._config = config
         self._folder: StorageFolder | None = None
         self._executors: dict[str, Any] = {}
-        self._pids: dict[str, int] = {}
-        self._heard_unix_s: dict[str, float] = {}
+        self._processes: dict[str, Process] = {}
+        self._firing: set[str] = set()
         self._scheduler = AsyncIOScheduler(timezone=timezone.utc)
         self._tasks: set[asyncio.Task[None]] = set()
         self._opened = asyncio.Event()
+        self._closed = False
         context = ray.get_runtime_context()
         self._node_id: str = context.get_node_id()
         self._platform_id = f"{self._node_id}-{context.get_actor_id()}"
         if context.was_current_actor_reconstructed:
             self._open()
 
-    async def open(self, config: PlatformConfig) -> PlatformConfig:
+    async def open(self) -> bool:
         """Open the storage and start; again: no effect.
 
         Returns:
-            The configuration in force, which is another's when the platform was there already.
+            Whether it is open; False when it was closed and waits to be ended.
 
         Raises:
             StorageError: The folder cannot be used.
         """
         if self._folder is None:
-            self._config = config
             self._open()
-        return self._config
+        return not self._closed
 
     def _open(self) -> None:
         config = self._config
@@ -122,7 +136,7 @@ class ManagementActor:
             with folder.kv.read() as txn:
                 known = store.load_setting(txn, "platform_id")
             if known != self._platform_id:
-                lose_cluster(folder.kv)
+                lose_cluster(folder.kv, [names.executor_name(number) for number in range(config.executors)])
             with folder.kv.write() as txn:
                 store.save_setting(txn, "platform_id", self._platform_id)
                 store.save_setting(
@@ -138,12 +152,31 @@ class ManagementActor:
         for number in range(config.executors):
             name = names.executor_name(number)
             self._executors[name] = self._executor(name)
-            self._heard_unix_s[name] = time.time()
+        with folder.kv.read() as txn:
+            dedicated = store.holders(txn, names.DEDICATED)
+        for name in dedicated:
+            self._executors[name] = self._executor(name)
+        self._recall_processes()
         self._scheduler.start()
         self._set_alarm()
         self._opened.set()
-        watch = asyncio.get_running_loop().create_task(self._watch_executors())
-        self._tasks.add(watch)
+        for name in self._executors:
+            self._keep(self._watch(name))
+        self._keep(self._watch_dedicated())
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        # The event loop keeps only a weak reference to a task.
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _recall_processes(self) -> None:
+        """Which processes the executors were when they started: one that does not answer can be ended all the same."""
+        with self._kv.read() as txn:
+            for name in self._executors:
+                recorded = store.load_setting(txn, names.process_setting(name))
+                if recorded is not None:
+                    self._processes[name] = Process(*recorded)
 
     def _executor(self, name: str) -> Any:
         return (
@@ -167,10 +200,16 @@ class ManagementActor:
 
     # -- asked by clients ----------------------------------------------------------------------------------------
 
-    async def describe(self) -> PlatformDescription:
-        """What clients need to know; once the storage is open."""
-        await self._opened.wait()
-        return PlatformDescription(config=self._config, address=self._address, executors=tuple(self._executors))
+    async def describe(self) -> PlatformDescription | None:
+        """What clients need to know. None: it was closed, and whoever was to end it has not.
+
+        Raises:
+            StorageError: It is not open yet, whoever made it may have died, and the folder cannot be used.
+        """
+        if not await self.open():
+            return None
+        pool = tuple(name for name in self._executors if not names.is_dedicated(name))
+        return PlatformDescription(config=self._config, address=self._address, executors=pool)
 
     async def list_workflows(
         self, statuses: Collection[WorkflowStatus], after: int, limit: int
@@ -213,30 +252,39 @@ class ManagementActor:
 
     async def status(self) -> dict[str, Any]:
         """The processes of the platform, for people."""
-        for name, executor in self._executors.items():
-            self._pids[name] = await executor.ping.remote()
+        found = await asyncio.gather(*(_status_of(name, executor) for name, executor in self._executors.items()))
         return {
             "storage": str(self._config.storage),
-            "management": {"pid": os.getpid(), "node_id": self._node_id},
-            "executors": [{"name": name, "pid": pid} for name, pid in self._pids.items()],
+            "management": {"pid": this_process().pid, "node_id": self._node_id},
+            "executors": [entry for entry in found if entry is not None],
         }
 
-    async def close(self) -> list[str]:
-        """Let go of the folder; names of the actors that are to be ended with this one."""
+    async def close(self) -> Closed:
+        """Let go of the folder. What ran has been ended when this returns."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         if self._scheduler.get_job(_ALARM) is not None:
             self._scheduler.remove_job(_ALARM)
-        await asyncio.gather(
-            *(executor.close.remote() for executor in self._executors.values()), return_exceptions=True
+        calls = {name: asyncio.ensure_future(_close(executor)) for name, executor in self._executors.items()}
+        if calls:
+            await asyncio.wait(calls.values(), timeout=_CLOSING_S)
+        for name, call in calls.items():
+            if not call.done() and name in self._processes:
+                self._processes[name].kill()
+        if self._folder is not None:
+            self._recall_processes()
+            self._lock.release()
+        return Closed(
+            executors=tuple(self._executors),
+            processes=(*self._processes.values(), this_process()),
         )
-        self._lock.release()
-        return list(self._executors)
 
     # -- timers --------------------------------------------------------------------------------------------------
 
     async def note_deadline(self, due_unix_s: float) -> None:
         """An executor has set a timer that may be the earliest."""
+        await self._opened.wait()
         alarm = self._scheduler.get_job(_ALARM)
         if alarm is None or due_unix_s < alarm.next_run_time.timestamp():
             self._ring_at(due_unix_s)
@@ -270,49 +318,120 @@ class ManagementActor:
                 row.executor if row is not None and row.executor in self._executors else next(iter(self._executors))
             )
             by_executor.setdefault(executor, []).append((due_unix_s, seq, task))
-        calls = [self._executors[executor].fire.remote(timers) for executor, timers in by_executor.items()]
-        if calls:
-            outcomes = await asyncio.gather(*calls, return_exceptions=True)
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    log.error("timers could not be fired, trying again: %s", outcome)
-        # What could not be fired is still there: look again, but not at once.
-        self._set_alarm(time.time() + (0.2 if due else 0.0) if len(due) < _TIMERS_AT_ONCE else 0.0)
+        for executor, timers in by_executor.items():
+            # One that is stopped, or is being started again, keeps the timers of the others waiting for nothing.
+            if executor not in self._firing:
+                self._firing.add(executor)
+                self._keep(self._fire(executor, timers))
+        # The rows are there until an executor has them removed: look again, but not at once.
+        self._set_alarm(time.time() + _LOOK_AGAIN_S if due else 0.0)
+
+    async def _fire(self, executor: str, timers: list[tuple[float, int, int]]) -> None:
+        handle = self._executors.get(executor)
+        try:
+            if handle is not None:
+                await handle.fire.remote(timers)
+        except RayError as error:
+            log.error("timers of executor %s could not be fired, trying again: %s", executor, error)
+            return
+        finally:
+            self._firing.discard(executor)
+        if len(timers) >= _TIMERS_AT_ONCE // len(self._executors):
+            self._set_alarm()
 
     # -- executors -----------------------------------------------------------------------------------------------
 
-    async def _watch_executors(self) -> None:
-        """End an executor that no longer answers: a stopped writer could hold the store's lock."""
+    async def keep_executor(self, name: str) -> None:
+        """Start the executor of one workflow, and keep it up until the workflow has ended; again: no effect."""
+        await self._opened.wait()
+        if name not in self._executors:
+            self._executors[name] = self._executor(name)
+            self._keep(self._watch(name))
+
+    async def _watch_dedicated(self) -> None:
+        """Have an executor of its own for each workflow that asked for one, and for no other."""
         while True:
-            for name, executor in self._executors.items():
-                call = asyncio.ensure_future(_ping(executor))
-                done, _ = await asyncio.wait([call], timeout=self._config.lease_s)
-                if done:
-                    pid = call.result()
-                    if pid is not None:
-                        self._pids[name], self._heard_unix_s[name] = pid, time.time()
-                elif name in self._pids:
-                    log.error(
-                        "executor %s has not answered for %g s: ending process %d",
-                        name,
-                        self._config.lease_s,
-                        self._pids[name],
-                    )
-                    _end_process(self._pids.pop(name))
+            with self._kv.read() as txn:
+                wanted = store.holders(txn, names.DEDICATED)
+            for name in wanted:
+                # Whoever handed the workflow over may have died before it could say so.
+                await self.keep_executor(name)
+            for name in [name for name in self._executors if names.is_dedicated(name) and name not in wanted]:
+                self._keep(self._end_dedicated(name, self._executors.pop(name)))
             await asyncio.sleep(_PING_EVERY_S)
 
+    async def _end_dedicated(self, name: str, executor: Any) -> None:
+        await _close(executor)
+        ray.kill(executor, no_restart=True)
+        self._processes.pop(name, None)
+        log.info("executor ended with its workflow name=%s", name)
 
-async def _ping(executor: Any) -> int | None:
+    async def _watch(self, name: str) -> None:
+        """End an executor that no longer answers: a stopped writer could hold the store's lock."""
+        seen: int | None = None
+        while name in self._executors:
+            call = asyncio.ensure_future(self._ping(name))
+            done, _ = await asyncio.wait([call], timeout=self._config.lease_s)
+            if done:
+                pid = call.result()
+                if pid is not None and pid != seen:
+                    seen = pid
+                    self._recall_processes()
+                    # What died may not have told the others what it had given them.
+                    for other in self._executors:
+                        self._keep(self._look_again(other))
+            else:
+                self._recall_processes()
+                process = self._processes.get(name)
+                if process is not None and process.kill():
+                    log.error(
+                        "executor %s has not answered for %g s: process %d was ended",
+                        name,
+                        self._config.lease_s,
+                        process.pid,
+                    )
+            await asyncio.sleep(min(_PING_EVERY_S, self._config.lease_s))
+
+    async def _ping(self, name: str) -> int | None:
+        executor = self._executors.get(name)
+        if executor is None:
+            return None
+        try:
+            pid: int = await executor.ping.remote()
+        except ActorDiedError as error:
+            if name not in self._executors:
+                return None
+            # It could not open the storage when Ray started it again, and Ray tries that once.
+            log.error("executor %s is gone for good, making it anew: %s", name, error)
+            self._executors[name] = self._executor(name)
+            return None
+        except RayError:
+            # Ray is starting it again; the next ping tells.
+            return None
+        return pid
+
+    async def _look_again(self, name: str) -> None:
+        executor = self._executors.get(name)
+        if executor is None:
+            return
+        try:
+            await executor.look_again.remote()
+        except RayError as error:
+            log.info("executor %s will look for its workflows when it is back: %s", name, error)
+
+
+async def _status_of(name: str, executor: Any) -> dict[str, Any] | None:
     try:
-        pid: int = await executor.ping.remote()
-    except (RayActorError, RayError):
-        # Ray is starting it again; the next ping tells.
+        pid, held = await asyncio.gather(executor.ping.remote(), executor.in_memory.remote())
+    except ActorDiedError:
+        # It has ended with its workflow.
         return None
-    return pid
+    return {"name": name, "pid": pid, "in_memory": held}
 
 
-def _end_process(pid: int) -> None:
+async def _close(executor: Any) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        log.info("process %d had ended already", pid)
+        await executor.close.remote()
+    except RayError as error:
+        # It has ended already, which is what is wanted.
+        log.info("an executor could not be asked to close: %s", error)

@@ -14,6 +14,25 @@ def executor_name(number: int) -> str:
     return f"holdfast-executor-{number}"
 
 
+DEDICATED = "holdfast-executor-of-"
+"""What the names of executors begin with that drive one workflow only."""
+
+
+def dedicated_executor_name(nonce: str, epoch: int) -> str:
+    """Name of the executor of one workflow; another for each time that it is taken up."""
+    return f"{DEDICATED}{nonce[:16]}-{epoch}"
+
+
+def is_dedicated(executor: str) -> bool:
+    """Whether an executor drives one workflow only, and ends with it."""
+    return executor.startswith(DEDICATED)
+
+
+def process_setting(executor: str) -> str:
+    """Where the store keeps which process an executor is."""
+    return f"process.{executor}"
+
+
 def listener_host_name(environment: str) -> str:
     """Name of the actor that polls the listeners of one runtime environment."""
     return f"holdfast-listeners-{environment[:16] or 'default'}"

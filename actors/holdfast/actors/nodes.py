@@ -21,7 +21,7 @@ from holdfast.actors.ray_dag import (
     function_of,
 )
 from holdfast.actors.task_options import carried_options
-from holdfast.engine.errors import StepNotPicklableError
+from holdfast.engine.errors import InvalidGraphError, StepNotPicklableError
 
 
 class _OwnNode(DAGNode):
@@ -53,7 +53,7 @@ class WaitNode(_OwnNode):
 
     Raises:
         TypeError: Something in the list is not a task.
-        ValueError: The same task twice, or a number out of range.
+        ValueError: The same task twice, or a number out of range; (InvalidGraphError) no task at all.
     """
 
     def __init__(self, nodes: Sequence[DAGNode], num_returns: int = 1, timeout: float | None = None) -> None:
@@ -67,6 +67,8 @@ class WaitNode(_OwnNode):
                 )
         if len({id(node) for node in nodes}) != len(nodes):
             raise ValueError("workflow.wait was given the same task twice: list each once")
+        if not nodes:
+            raise InvalidGraphError("workflow.wait was given an empty list", "give it at least one task")
         if isinstance(num_returns, bool) or not isinstance(num_returns, int):
             raise TypeError(f"num_returns must be a whole number, not {num_returns!r}")
         if not 1 <= num_returns <= len(nodes):

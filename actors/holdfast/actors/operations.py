@@ -21,6 +21,7 @@ class Submit:
     Attributes:
         nonce: Random mark of this submission: sent twice it counts once. Also the group of the workflow's blobs.
         environment: Hash of the runtime environment in the code store; empty for none.
+        dedicated: Give it an executor of its own.
     """
 
     workflow_id: str
@@ -28,13 +29,21 @@ class Submit:
     nonce: str
     user_metadata: Mapping[str, Any] = field(default_factory=dict)
     environment: str = ""
+    dedicated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """Take a workflow up again that failed or lost its cluster."""
+    """Take a workflow up again that failed or lost its cluster.
+
+    Attributes:
+        nonce: Random mark of this request: sent twice it counts once.
+        dedicated: Give it an executor of its own.
+    """
 
     workflow_id: str
+    nonce: str = ""
+    dedicated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +72,16 @@ class Post:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deliver:
-    """Give a run a signal."""
+    """Give a run a signal.
+
+    Attributes:
+        epoch: The lease under which what it tells of was started; None for any. Attempts are numbered anew under
+            each lease: one of an older lease could be taken for another.
+    """
 
     seq: int
     signal: Signal
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

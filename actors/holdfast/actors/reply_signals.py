@@ -51,9 +51,12 @@ def signal_of_reply(reply: Reply, place: str | None, *, listener: bool) -> Signa
             return EventAcknowledged(task=reply.task, attempt=reply.attempt)
 
 
-def signal_of_loss(task: int, attempt: int, error: BaseException) -> Signal:
+def signal_of_loss(task: int, task_id: str, attempt: int, error: BaseException) -> Signal:
     """The signal of an attempt that came to no reply."""
     now = time.time()
+    if isinstance(error, RayTaskError) and isinstance(error.cause, WorkerLostError):
+        # A listener host says whose code ended the one before it.
+        return TaskLost(task=task, attempt=attempt, error=error.cause, started_unix_s=now, ended_unix_s=now)
     if isinstance(error, RayTaskError | RuntimeEnvSetupError):
         # The task never came to the user's code: its environment could not be made, or lacks Holdfast.
         payload = dump_error(error, str(error))
@@ -65,5 +68,5 @@ def signal_of_loss(task: int, attempt: int, error: BaseException) -> Signal:
     reason = "it was stopped" if isinstance(error, TaskCancelledError) else f"{type(error).__name__}: {error}"
     if isinstance(error, OwnerDiedError):
         reason = "the executor that owned its inputs died"
-    lost = WorkerLostError(str(task), reason)
+    lost = WorkerLostError(task_id, reason)
     return TaskLost(task=task, attempt=attempt, error=lost, started_unix_s=now, ended_unix_s=now)

@@ -22,7 +22,7 @@ class SubmitRequest:
         code: Functions and classes by hash.
         objects: Contents of ObjectRefs by key.
         user_metadata: The user's own, JSON.
-        environment: The runtime environment, stored form; empty for none.
+        environment: The runtime environment, as captured; empty for none.
         dedicated: Give the workflow an executor of its own.
     """
 

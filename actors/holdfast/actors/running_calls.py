@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import ray
+from ray.exceptions import RayActorError
 
 from holdfast.actors.error_values import dump_error
 from holdfast.actors.ray_launch import Launcher
@@ -30,6 +31,8 @@ from holdfast.storage.workflow_row import WorkflowRow
 
 _LEAST_WINDOW = 1000
 _WINDOW_PER_CPU = 8
+_ASK_AGAIN_S = 0.2
+_HOST_PATIENCE_S = 30.0
 
 Kind: TypeAlias = tuple[bytes, str]
 """Tasks of one kind ask Ray for the same: their Ray options and their environment."""
@@ -44,14 +47,20 @@ class RunningCall:
         ref: Its reply to come.
         kind: What it asks of Ray; None for a listener call.
         assigned: (task, attempt) that it has still to report on.
+        task_ids: What users call the tasks it has been given, by number.
         over: Set when its process is done with it.
+        asked: What a listener host was asked, and since when it does not get to it.
+        begun_unix_s: When it was started.
     """
 
     seq: int
     ref: Any
     kind: Kind | None
     assigned: list[tuple[int, int]] = field(default_factory=list)
+    task_ids: dict[int, str] = field(default_factory=dict)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: tuple[WorkflowRow, TaskCall, float] | None = None
+    begun_unix_s: float = field(default_factory=time.time)
 
     @property
     def listener(self) -> bool:
@@ -97,6 +106,7 @@ class RunningCalls:
         place = None if command.place is None else self._calls.get(command.place)
         if command.place is not None and place is not None:
             place.assigned.append((command.task, command.attempt))
+            place.task_ids[command.task] = command.node.task_id
             self._of_task[row.seq, command.task] = command.place
             self._placed.setdefault(command.place, []).append(call)
             return
@@ -109,13 +119,38 @@ class RunningCalls:
 
     def start_listener(self, row: WorkflowRow, command: StartListener | AcknowledgeEvent) -> None:
         """Poll a listener, or acknowledge its event."""
-        call = self._call_of(row, command)
+        self._ask_host(row, self._call_of(row, command), time.time())
+
+    def _ask_host(self, row: WorkflowRow, call: TaskCall, since_unix_s: float) -> None:
         try:
             ref = self._launcher.start_listener(row, call)
         except Exception as error:  # noqa: BLE001 - whatever the environment makes Ray raise: the task failed
             self._refuse(call, error)
             return
-        self._watch(call, ref, None)
+        self._watch(call, ref, None).asked = (row, call, since_unix_s)
+
+    def _ask_again(self, lost: RunningCall, error: BaseException) -> bool:
+        """Ask the next listener host when one died. Whose fault it was the host says itself; here nobody's is assumed.
+
+        Returns:
+            False when that is of no use.
+        """
+        if not isinstance(error, RayActorError) or lost.asked is None or not lost.assigned:
+            return False
+        (row, call, since_unix_s), now = lost.asked, time.time()
+        if now - lost.begun_unix_s > _HOST_PATIENCE_S:
+            # It was heard for a while: what happened before does not count.
+            since_unix_s = now
+        elif now - since_unix_s > _HOST_PATIENCE_S:
+            return False
+        self._queued[call.seq, call.task] = call.attempt
+        self._loop.call_later(_ASK_AGAIN_S, self._ask_if_wanted, row, call, since_unix_s)
+        return True
+
+    def _ask_if_wanted(self, row: WorkflowRow, call: TaskCall, since_unix_s: float) -> None:
+        if self._queued.get((call.seq, call.task)) == call.attempt:
+            del self._queued[call.seq, call.task]
+            self._ask_host(row, call, since_unix_s)
 
     def _launch(self, kind: Kind, row: WorkflowRow, call: TaskCall) -> None:
         try:
@@ -171,11 +206,18 @@ class RunningCalls:
 
     # -- ending --------------------------------------------------------------------------------------------------
 
-    def _watch(self, call: TaskCall, ref: Any, kind: Kind | None) -> None:
+    def _watch(self, call: TaskCall, ref: Any, kind: Kind | None) -> RunningCall:
         place = ref.task_id().hex()
-        self._calls[place] = RunningCall(seq=call.seq, ref=ref, kind=kind, assigned=[(call.task, call.attempt)])
+        running = self._calls[place] = RunningCall(
+            seq=call.seq,
+            ref=ref,
+            kind=kind,
+            assigned=[(call.task, call.attempt)],
+            task_ids={call.task: call.node.task_id},
+        )
         self._of_task[call.seq, call.task] = place
         ref.future().add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._ended, place, done))
+        return running
 
     def _ended(self, place: str, done: Future[Any]) -> None:
         call = self._calls.pop(place)
@@ -188,8 +230,10 @@ class RunningCalls:
             self._launch_queued(call.kind)
         error = done.exception()
         if error is not None:
+            if call.listener and self._ask_again(call, error):
+                return
             for task, attempt in call.assigned:
-                self._on_signal(call.seq, signal_of_loss(task, attempt, error))
+                self._on_signal(call.seq, signal_of_loss(task, call.task_ids[task], attempt, error))
             return
         reply = unpack_reply(done.result())
         # Else all has been reported on the way; or the attempt was stopped, and came to its end before it knew.
@@ -231,6 +275,7 @@ class RunningCalls:
         """
         running = list(self._calls.values())
         self._backlog.clear()
+        self._queued.clear()
         for call in running:
             ray.cancel(call.ref, force=not call.listener)
         ends = [asyncio.ensure_future(call.over.wait()) for call in running if not call.listener]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,8 +50,7 @@ def portable(payload: Payload) -> Payload:
     """The payload in a form that Ray can carry: small parts as bytes, large ones out of band."""
     inband = payload.inband if isinstance(payload.inband, bytes) else bytes(payload.inband)
     buffers = tuple(
-        pickle.PickleBuffer(buffer) if memoryview(buffer).nbytes > INLINE_BYTES else bytes(buffer)
-        for buffer in payload.buffers
+        view if (view := memoryview(buffer)).nbytes > INLINE_BYTES else bytes(buffer) for buffer in payload.buffers
     )
     return Payload(inband, buffers)
 

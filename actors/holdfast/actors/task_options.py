@@ -184,8 +184,8 @@ def _check_one(key: str, value: Any) -> Any:
         return None
     problem = ""
     if key in ("task_id", "name"):
-        if not isinstance(value, str) or not value:
-            problem = "must be a non-empty string"
+        if not isinstance(value, str) or not value or not _is_text(value):
+            problem = "must be a non-empty string of valid text"
     elif key == "metadata":
         return _check_metadata(value)
     elif key in ("catch_exceptions", "checkpoint", "allow_inplace"):
@@ -208,6 +208,14 @@ def _check_one(key: str, value: Any) -> Any:
     if problem:
         raise ValueError(f"workflow option {key!r} {problem}, not {value!r}")
     return value
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_metadata(value: Any) -> dict[str, Any]:

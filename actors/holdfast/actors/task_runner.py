@@ -21,6 +21,7 @@ from typing import Any
 import ray
 
 from holdfast.actors import names
+from holdfast.actors.carried_modules import import_here, prepare_imports
 from holdfast.actors.code import BOOK
 from holdfast.actors.error_values import dump_error, load_error
 from holdfast.actors.graph_builder import build, refuse_node
@@ -47,6 +48,7 @@ def run_task(packed_call: bytes) -> Reply | bytes | None:
     """
     call = unpack_call(packed_call)
     set_cluster_nonce(call.storage.cluster)
+    import_here()
     local_values: list[Any] = []
     todo = deque([call])
     while todo:
@@ -82,6 +84,7 @@ def _run_one(call: TaskCall, local_values: list[Any]) -> Reply:
     try:
         try:
             function = load_code(storage, call.node.function)
+            prepare_imports(function)
             args, kwargs = load_arguments(storage, call, local_values)
         except HoldfastError:
             raise
@@ -257,7 +260,7 @@ def _start_watch(call: TaskCall, started: float) -> Callable[[], None]:
     place = _place()
 
     def watch() -> None:
-        if over.wait(timeout_s):
+        if over.wait(min(timeout_s, threading.TIMEOUT_MAX)):
             return
         error = TaskTimeoutError(call.node.task_id, timeout_s)
         reply = Raised(

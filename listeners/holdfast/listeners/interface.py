@@ -6,6 +6,7 @@ and hold nothing that must survive. Ours use only what stands here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,13 @@ class PointInTime:
 
     Attributes:
         due_unix_s: Seconds since the epoch, UTC. A past time comes at once.
+
+    Raises:
+        ValueError: Not a number.
     """
 
     due_unix_s: float
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.due_unix_s):
+            raise ValueError(f"a point in time must be a number of seconds since the epoch, not {self.due_unix_s!r}")

@@ -58,6 +58,9 @@ from holdfast.engine.values import Split, Value
 NOTHING = Value(None)
 """The value of what only waits."""
 
+FARTHEST_UNIX_S = 253_370_764_800.0
+"""The year 9999: what waits longer waits until then, since no calendar goes further."""
+
 CLOCK_GRAIN_S = 1e-6
 """The index of due times counts in microseconds: a timer may come this much before the float that asked for it."""
 
@@ -461,9 +464,10 @@ class Run:
         return tuple(found)
 
     def _wait_until(self, task: LiveTask, due_unix_s: float, step: Step) -> None:
-        task.due_unix_s = due_unix_s
+        # In this order what is not a number becomes the past.
+        task.due_unix_s = min(max(0.0, due_unix_s), FARTHEST_UNIX_S)
         self._log_waiting(task, step)
-        step.records.append(TimerSet(task=task.index, due_unix_s=due_unix_s))
+        step.records.append(TimerSet(task=task.index, due_unix_s=task.due_unix_s))
 
     def _log_waiting(self, task: LiveTask, step: Step) -> None:
         """Write all down that is not to be lost: the latest record of a task takes the place of the one before."""

@@ -386,6 +386,11 @@ def get_task(txn: ReadTransaction, seq: int, index: TaskIndex) -> TaskView:
         return replace(view, state="finished", value=read_output(txn, seq, *read_value(header["value"], pieces)))
     if "error" in header:
         return replace(view, state="failed", error=read_error(header["error"], pieces))
+    if header["group"] != index:
+        # In the middle of a chain of continuations: the task that the chain began with stands for the value of all.
+        value = get_task(txn, seq, header["group"]).value
+        if value is not None:
+            return replace(view, state="finished", value=value)
     return replace(view, state="continuing")
 
 
@@ -414,6 +419,11 @@ def last_event(txn: ReadTransaction, seq: int) -> int:
     """Number of the last event that the workflow received; 0 for none."""
     raw = txn.get(layout.last_event(seq))
     return 0 if raw is None else layout.unpack(raw)
+
+
+def has_event(txn: ReadTransaction, seq: int, dedupe_id: str) -> bool:
+    """Whether an event with this dedupe id was accepted before."""
+    return txn.get(layout.dedupe(seq, dedupe_id)) is not None
 
 
 def add_event(

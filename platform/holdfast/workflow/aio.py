@@ -43,9 +43,9 @@ async def run_async(
     return await asyncio.to_thread(api.run_async, dag, *args, workflow_id=workflow_id, metadata=metadata, **kwargs)
 
 
-async def resume(workflow_id: str) -> Any:
+async def resume(workflow_id: str, *, dedicated_executor: bool = False) -> Any:
     """As `workflow.resume`."""
-    return await _value(await asyncio.to_thread(api.resume_async, workflow_id))
+    return await _value(await asyncio.to_thread(api.resume_async, workflow_id, dedicated_executor=dedicated_executor))
 
 
 async def resume_all(include_failed: bool = False) -> list[tuple[str, Any]]:

@@ -53,7 +53,12 @@ _EVERY_STATUS = frozenset(WorkflowStatus) - {WorkflowStatus.NONE}
 
 
 def run(
-    dag: Any, *args: Any, workflow_id: str | None = None, metadata: dict[str, Any] | None = None, **kwargs: Any
+    dag: Any,
+    *args: Any,
+    workflow_id: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    dedicated_executor: bool = False,
+    **kwargs: Any,
 ) -> Any:
     """Run a graph durably and return its value.
 
@@ -62,6 +67,7 @@ def run(
         *args: What `ray.dag.InputNode` stands for, by position.
         workflow_id: At most 1,024 bytes. Default: a random one.
         metadata: JSON, given back by `get_metadata`.
+        dedicated_executor: Drive it in a process of its own, which ends with it. Costs its start, half a second.
         **kwargs: What `ray.dag.InputNode` stands for, by key.
 
     Returns:
@@ -76,12 +82,17 @@ def run(
 
     Semantics: API.md, `run`. An id that FAILED or is RESUMABLE is resumed, whatever `dag` is given.
     """
-    request = _request(dag, args, kwargs, workflow_id, metadata)
+    request = _request(dag, args, kwargs, workflow_id, metadata, dedicated_executor)
     return _value(_asking(request.workflow_id, "run", request))
 
 
 def run_async(
-    dag: Any, *args: Any, workflow_id: str | None = None, metadata: dict[str, Any] | None = None, **kwargs: Any
+    dag: Any,
+    *args: Any,
+    workflow_id: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    dedicated_executor: bool = False,
+    **kwargs: Any,
 ) -> ray.ObjectRef[Any]:
     """Set a graph going durably and return a reference of its value.
 
@@ -90,6 +101,7 @@ def run_async(
         *args: As for `run`.
         workflow_id: As for `run`.
         metadata: As for `run`.
+        dedicated_executor: As for `run`.
         **kwargs: As for `run`.
 
     Returns:
@@ -101,36 +113,38 @@ def run_async(
 
     Semantics: when this returns the workflow is durable.
     """
-    request = _request(dag, args, kwargs, workflow_id, metadata)
+    request = _request(dag, args, kwargs, workflow_id, metadata, dedicated_executor)
     _accepted(_asking(request.workflow_id, "submit", request))
     return _reference(request.workflow_id)
 
 
-def resume(workflow_id: str) -> Any:
+def resume(workflow_id: str, *, dedicated_executor: bool = False) -> Any:
     """Take a workflow up again and return its value.
 
     Args:
         workflow_id: One that FAILED or is RESUMABLE; for one that succeeded the stored value is returned.
+        dedicated_executor: As for `run`; it need not be what it was then.
 
     Raises:
         WorkflowNotResumableError: There is no such workflow, or it was cancelled.
         RuntimeError: It is running or pending.
         As `run` otherwise.
     """
-    return _get(resume_async(workflow_id))
+    return _get(resume_async(workflow_id, dedicated_executor=dedicated_executor))
 
 
-def resume_async(workflow_id: str) -> ray.ObjectRef[Any]:
+def resume_async(workflow_id: str, *, dedicated_executor: bool = False) -> ray.ObjectRef[Any]:
     """Take a workflow up again and return a reference of its value.
 
     Args:
         workflow_id: As for `resume`.
+        dedicated_executor: As for `resume`.
 
     Raises:
         As `resume`, but for the errors of the run itself.
     """
     check_workflow_id(workflow_id)
-    _accepted(_asking(workflow_id, "resume", workflow_id, uuid.uuid4().hex))
+    _accepted(_asking(workflow_id, "resume", workflow_id, uuid.uuid4().hex, dedicated_executor))
     return _reference(workflow_id)
 
 
@@ -307,7 +321,8 @@ def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_k
     # Without a key of the user's the request still has its own: Ray repeats it when the executor dies in it.
     dedupe_id = f"request {uuid.uuid4().hex}" if idempotency_key is None else f"key {idempotency_key}"
     request = EventRequest(workflow_id=workflow_id, stream=(SOURCE, key), payload=portable(event), dedupe_id=dedupe_id)
-    return _accepted(_asking(workflow_id, "post", request)).fresh
+    accepted = _accepted(_asking(workflow_id, "post", request))
+    return accepted.fresh or idempotency_key is None
 
 
 # -- inside ------------------------------------------------------------------------------------------------------------
@@ -365,6 +380,7 @@ def _request(
     kwargs: Mapping[str, Any],
     workflow_id: str | None,
     metadata: dict[str, Any] | None,
+    dedicated: bool,
 ) -> SubmitRequest:
     if not is_task(dag):
         build(dag)  # raises, and says why
@@ -385,6 +401,7 @@ def _request(
         objects={key: portable(payload) for key, payload in draft.objects.items()},
         user_metadata=checked_metadata,
         environment=capture_environment(),
+        dedicated=dedicated,
     )
 
 

@@ -1,0 +1,65 @@
+"""Processes as the operating system of this node knows them. Decides nothing about them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of this node.
+
+    Attributes:
+        pid: Its number, which another process may have after its end.
+        started: When it began, in the kernel's own count, which tells the two apart; 0 where that is not to be had.
+    """
+
+    pid: int
+    started: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process is there; one that has ended and is not reaped yet is not."""
+        return _look_up(self.pid) == self
+
+    def kill(self) -> bool:
+        """End it by SIGKILL, also when it is stopped. Returns whether it was there to be ended."""
+        if not self.alive:
+            return False
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+def this_process() -> Process:
+    """The process that calls."""
+    found = _look_up(os.getpid())
+    assert found is not None
+    return found
+
+
+def _look_up(pid: int) -> Process | None:
+    if not Path("/proc/self/stat").exists():
+        return _look_up_by_signal(pid)
+    try:
+        # "pid (name) state parent ...", where the name may hold blanks and brackets.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else Process(pid, int(fields[19]))
+
+
+def _look_up_by_signal(pid: int) -> Process | None:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        # Somebody else's: the number has been given to another process.
+        return None
+    return Process(pid, 0)

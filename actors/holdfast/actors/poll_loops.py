@@ -1,0 +1,171 @@
+"""Event loops for code of users that is asynchronous, and may block all the same.
+
+Thousands share the loop of one thread. One that blocks it for long gets it for
+itself: the others leave for a fresh loop, and begin anew there. So nothing may
+run here that must not be begun twice. Nothing here knows what runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import types
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+log = logging.getLogger("holdfast")
+
+Key: TypeAlias = tuple[int, int]
+"""Whose code it is: (workflow, task)."""
+
+_PATIENCE_S = 2.0
+_LOOK_EVERY_S = 0.5
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    """A piece of work. `lane` is where it runs now: a copy that runs elsewhere has been left behind."""
+
+    key: Key
+    make: Callable[[], Coroutine[Any, Any, Any]]
+    result: Future[Any] = field(default_factory=Future)
+    lane: _Lane | None = None
+    task: asyncio.Task[None] | None = None
+
+
+class _Lane:
+    """One loop in one thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.entries: set[_Entry] = set()
+        self.stepping: _Entry | None = None
+        self.heard_s = time.monotonic()
+        self.left = False
+        threading.Thread(target=self._serve, name="holdfast-polls", daemon=True).start()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+        self.loop.close()
+
+    def hear(self) -> None:
+        self.heard_s = time.monotonic()
+
+
+class PollLoops:
+    """Runs coroutines on shared loops.
+
+    Args:
+        on_step: Told in the loop's thread whose code is about to run, and None when it has given the loop back.
+    """
+
+    def __init__(self, on_step: Callable[[Key | None], None]) -> None:
+        self._on_step = on_step
+        self._lock = threading.Lock()
+        self._lane = _Lane()
+        threading.Thread(target=self._watch, name="holdfast-poll-watch", daemon=True).start()
+
+    async def run(self, key: Key, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Run what `make` makes, and give its result or error. To cancel this is to cancel that.
+
+        Args:
+            key: Whose code it is.
+            make: Called in the loop's thread; again, when another one blocked the loop.
+        """
+        entry = _Entry(key, make)
+        with self._lock:
+            self._place(entry, self._lane)
+        try:
+            return await asyncio.wrap_future(entry.result)
+        finally:
+            with self._lock:
+                lane, entry.lane = entry.lane, None
+            if lane is not None:
+                lane.loop.call_soon_threadsafe(self._end, lane, entry)
+
+    def _place(self, entry: _Entry, lane: _Lane) -> None:
+        entry.lane = lane
+        lane.entries.add(entry)
+        lane.loop.call_soon_threadsafe(self._begin, lane, entry)
+
+    def _begin(self, lane: _Lane, entry: _Entry) -> None:
+        if entry.lane is lane:
+            entry.task = lane.loop.create_task(self._follow(lane, entry))
+
+    def _end(self, lane: _Lane, entry: _Entry) -> None:
+        if entry.task is not None:
+            entry.task.cancel()
+        self._leave(lane, entry)
+
+    def _leave(self, lane: _Lane, entry: _Entry) -> None:
+        with self._lock:
+            lane.entries.discard(entry)
+            over = lane.left and not lane.entries
+        if over:
+            # What was cancelled in this turn of the loop still gets its turn.
+            lane.loop.call_soon(lane.loop.call_soon, lane.loop.stop)
+
+    async def _follow(self, lane: _Lane, entry: _Entry) -> None:
+        try:
+            result = await _in_steps(entry.make(), entry, lane, self._on_step)
+        except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 - the user's code may raise anything
+            if entry.lane is lane and not entry.result.done():
+                # One that cancels itself has been cancelled by nobody else: to whoever waits it is an error.
+                raised = RuntimeError("it cancelled itself") if isinstance(error, asyncio.CancelledError) else error
+                entry.result.set_exception(raised)
+        else:
+            if entry.lane is lane and not entry.result.done():
+                entry.result.set_result(result)
+        self._leave(lane, entry)
+
+    def _watch(self) -> None:
+        while True:
+            lane = self._lane
+            lane.loop.call_soon_threadsafe(lane.hear)
+            time.sleep(_LOOK_EVERY_S)
+            blocker = lane.stepping
+            if time.monotonic() - lane.heard_s > _PATIENCE_S and blocker is not None:
+                log.warning(
+                    "a listener blocks its event loop: the other polls go on without it workflow=%d task=%d",
+                    *blocker.key,
+                )
+                self._move_on(lane, blocker)
+
+    def _move_on(self, lane: _Lane, blocker: _Entry) -> None:
+        with self._lock:
+            self._lane, lane.left = _Lane(), True
+            others = [entry for entry in lane.entries if entry is not blocker and entry.lane is lane]
+            for entry in others:
+                lane.entries.discard(entry)
+                self._place(entry, self._lane)
+
+
+@types.coroutine
+def _in_steps(
+    work: Coroutine[Any, Any, Any], entry: _Entry, lane: _Lane, on_step: Callable[[Key | None], None]
+) -> Generator[Any, Any, Any]:
+    """Drive a coroutine from one `await` to the next, so that it is known at any time whose code runs."""
+    sent: Any = None
+    thrown: BaseException | None = None
+    while True:
+        if entry.lane is not lane and thrown is None:
+            thrown = asyncio.CancelledError()
+        lane.stepping = entry
+        on_step(entry.key)
+        try:
+            awaited = work.throw(thrown) if thrown is not None else work.send(sent)
+        except StopIteration as end:
+            return end.value
+        finally:
+            on_step(None)
+            lane.stepping = None
+        sent = thrown = None
+        try:
+            sent = yield awaited
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is meant for the coroutine
+            thrown = error

@@ -1,0 +1,84 @@
+"""An executor that was replaced while it was stopped goes on where it was: none of it gets into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.operations import Accepted, Deliver, Operation, Recover, Submit
+from holdfast.engine.commands import StartTask
+from holdfast.engine.errors import StaleLeaseError
+from holdfast.engine.graph import Graph, NodeSpec
+from holdfast.engine.signals import CancelRequested, TaskContinued, TaskLost, TaskRaised, TaskReturned
+from holdfast.storage import workflow_store as store
+from holdfast.storage.folder import StorageFolder
+from holdfast.storage.interface import KeyValueStore
+from holdfast.storage.payload import Payload
+
+NOW_UNIX_S = 1_700_000_000.0
+VALUE = Payload(b"a value")
+GRAPH = Graph(nodes=(NodeSpec(task_id="a"), NodeSpec(task_id="b", inputs=(0,))), sink=1)
+
+
+@pytest.fixture
+def kv(tmp_path: Path) -> Iterator[KeyValueStore]:
+    folder = StorageFolder.open(tmp_path / "storage")
+    yield folder.kv
+    folder.close()
+
+
+def content(kv: KeyValueStore) -> dict[bytes, bytes]:
+    with kv.read() as txn:
+        return dict(txn.scan(b""))
+
+
+def submitted(kv: KeyValueStore) -> tuple[ExecutorCore, int]:
+    """An executor that drives a workflow, whose first task it has started; and the workflow's number."""
+    core = ExecutorCore(kv, "executor")
+    batch = core.perform([Submit(workflow_id="w", graph=GRAPH, nonce="n")], NOW_UNIX_S)
+    (outcome,) = batch.outcomes
+    assert isinstance(outcome, Accepted)
+    assert [command.node.task_id for _, command in batch.commands if isinstance(command, StartTask)] == ["a"]
+    return core, outcome.seq
+
+
+def late(seq: int) -> dict[str, Operation]:
+    about = {"task": 0, "attempt": 1}
+    signals = {
+        "returned": TaskReturned(**about, value=VALUE),
+        "continued": TaskContinued(**about, graph=GRAPH),
+        "raised": TaskRaised(**about, error=VALUE),
+        "lost": TaskLost(**about, error=VALUE),
+        "cancel": CancelRequested(),
+    }
+    return {name: Deliver(seq=seq, signal=signal) for name, signal in signals.items()}
+
+
+@pytest.mark.parametrize("what", late(0))
+def test_a_late_write_is_refused_and_starts_nothing(what: str, kv: KeyValueStore) -> None:
+    stopped, seq = submitted(kv)
+    successor = ExecutorCore(kv, "executor")
+    successor.perform([Recover(seq=seq)], NOW_UNIX_S + 1)
+
+    before = content(kv)
+    batch = stopped.perform([late(seq)[what]], NOW_UNIX_S + 2)
+    assert content(kv) == before
+    assert batch.lost == [seq]
+    assert batch.commands == []
+    assert batch.logged == []
+    assert seq not in stopped.held
+
+    # The successor is not disturbed by it.
+    batch = successor.perform([late(seq)["returned"]], NOW_UNIX_S + 3)
+    assert [command.node.task_id for _, command in batch.commands if isinstance(command, StartTask)] == ["b"]
+
+
+def test_an_old_epoch_is_refused_inside_the_transaction(kv: KeyValueStore) -> None:
+    stopped, seq = submitted(kv)
+    epoch = stopped.held[seq].epoch
+    ExecutorCore(kv, "executor").perform([Recover(seq=seq)], NOW_UNIX_S + 1)
+    with kv.write() as txn, pytest.raises(StaleLeaseError):
+        store.check_lease(txn, seq, epoch, "w")
