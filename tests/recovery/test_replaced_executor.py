@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from holdfast.actors.executor_core import ExecutorCore
-from holdfast.actors.operations import Accepted, Deliver, Operation, Recover, Submit
+from holdfast.actors.names import process_setting
+from holdfast.actors.operations import Accepted, Cancel, Deliver, FireTimer, Operation, Recover, Submit
 from holdfast.engine.commands import StartTask
-from holdfast.engine.errors import StaleLeaseError
+from holdfast.engine.errors import ExecutorReplacedError, StaleLeaseError
 from holdfast.engine.graph import Graph, NodeSpec
 from holdfast.engine.signals import CancelRequested, TaskContinued, TaskLost, TaskRaised, TaskReturned
 from holdfast.storage import workflow_store as store
@@ -82,3 +83,23 @@ def test_an_old_epoch_is_refused_inside_the_transaction(kv: KeyValueStore) -> No
     ExecutorCore(kv, "executor").perform([Recover(seq=seq)], NOW_UNIX_S + 1)
     with kv.write() as txn, pytest.raises(StaleLeaseError):
         store.check_lease(txn, seq, epoch, "w")
+
+
+def test_a_process_that_no_longer_bears_the_name_takes_no_lease_back(kv: KeyValueStore) -> None:
+    def bear(process: tuple[int, int]) -> ExecutorCore:
+        with kv.write() as txn:
+            store.save_setting(txn, process_setting("executor"), list(process))
+        return ExecutorCore(kv, "executor", process)
+
+    stopped = bear((10, 1))
+    stopped.perform([Submit(workflow_id="w", graph=GRAPH, nonce="n")], NOW_UNIX_S)
+    replacement = bear((11, 2))
+    with kv.read() as txn:
+        (seq,) = store.held_by(txn, "executor")
+    replacement.perform([Recover(seq=seq)], NOW_UNIX_S)
+    before = content(kv)
+    # Each of these would load the workflow, and take its lease by that.
+    for operation in (Recover(seq=seq), Cancel(workflow_id="w"), FireTimer(seq=seq, task=0, due_unix_s=0.0)):
+        with pytest.raises(ExecutorReplacedError, match="executor"):
+            stopped.perform([operation], NOW_UNIX_S)
+    assert content(kv) == before

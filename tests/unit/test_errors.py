@@ -31,6 +31,7 @@ EXAMPLES: dict[type[BaseException], tuple[tuple[Any, ...], tuple[str, ...]]] = {
     errors.WorkflowTaskNotRecoverableError: (("charge", "its code is gone"), ("charge", "its code is gone")),
     errors.WorkflowStillActiveError: (("DELETE", "order-7"), ("DELETE", "order-7", "workflow.cancel('order-7')")),
     errors.WorkflowEventHandleError: (("order-7", "the listener refused it"), ("order-7", "the listener refused it")),
+    errors.ExecutorReplacedError: (("holdfast-executor-0",), ("holdfast-executor-0", "must end")),
     errors.WorkflowEndedError: (("order-7", "SUCCESSFUL"), ("order-7", "SUCCESSFUL")),
     errors.InvalidGraphError: (
         ("the graph is cyclic", "break the circle"),
@@ -90,7 +91,11 @@ def test_every_error_can_be_caught_as_one_of_holdfast(kind: type[BaseException])
     assert issubclass(kind, errors.HoldfastError)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ALL if kind is not errors.StaleLeaseError], ids=lambda k: k.__name__)
+# These end an executor's process, or a run within one, and never come to a user.
+INSIDE = (errors.StaleLeaseError, errors.ExecutorReplacedError)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ALL if kind not in INSIDE], ids=lambda k: k.__name__)
 def test_users_find_every_error_they_can_meet_in_exceptions(kind: type[BaseException]) -> None:
     assert getattr(exceptions, kind.__name__) is kind
     assert kind.__name__ in exceptions.__all__

@@ -47,7 +47,7 @@ from holdfast.actors.running_calls import RunningCalls
 from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress, object_blob
 from holdfast.actors.task_call import Continued, Reply, Returned
 from holdfast.engine.commands import AcknowledgeEvent, Complete, StartListener, StartTask, StopListener, StopTask
-from holdfast.engine.errors import HoldfastError, StorageError, StorageFullError
+from holdfast.engine.errors import ExecutorReplacedError, HoldfastError, StorageError, StorageFullError
 from holdfast.engine.graph import Graph
 from holdfast.engine.records import TaskContinuing, TaskFailed, TaskFinished
 from holdfast.engine.signals import Signal, TaskLost
@@ -81,7 +81,7 @@ class Executor:
         self._folder = StorageFolder.open(address.path, create=False)
         self._lock = PlatformLock(address.path)
         self._lock.join(platform_id)
-        self._core = ExecutorCore(self._folder.kv, name)
+        self._core = ExecutorCore(self._folder.kv, name, self._say_who_i_am())
         self._answers = Answers(self._folder, name)
         self._launcher = Launcher(self._folder, address, name)
         self._arrived: list[tuple[Operation, asyncio.Future[Outcome] | None]] = []
@@ -90,17 +90,22 @@ class Executor:
         self._told_unix_s: float | None = None
         self._say: list[str] = []
         self._writing: set[asyncio.Task[None]] = set()
-        self._say_who_i_am()
         self._recover_all(self._not_in_memory())
 
-    def _say_who_i_am(self) -> None:
-        """So that the management actor can end this process when it stops to answer, whoever started it."""
+    def _say_who_i_am(self) -> tuple[int, int] | None:
+        """Write this process down, as the one that bears the name; None when there is no room to.
+
+        It is told by it from a process that takes its place, and the management actor can end it when it stops to
+        answer, whoever started it.
+        """
         process = this_process()
         try:
             with self._folder.kv.write() as txn:
                 store.save_setting(txn, names.process_setting(self._name), [process.pid, process.started])
         except StorageFullError:
             log.warning("executor %s has no room to write down its process", self._name)
+            return None
+        return process.pid, process.started
 
     # -- asked by clients ----------------------------------------------------------------------------------------
 
@@ -263,6 +268,10 @@ class Executor:
             return
         try:
             batch = self._core.perform([operation for operation, _ in arrived], time.time())
+        except ExecutorReplacedError:
+            # Ray has started another process under this name, and nobody reads what this one says.
+            log.exception("ending process %d", os.getpid())
+            os._exit(1)
         except Exception as error:
             # A full disk; or a defect of ours, which must not leave anybody waiting for ever.
             # One that says all by itself, once a second, needs no stack.

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.actors import names
+from holdfast.actors.names import process_setting
 from holdfast.actors.operations import (
     Accepted,
     AdmitQueued,
@@ -34,6 +35,7 @@ from holdfast.actors.operations import (
     Submit,
 )
 from holdfast.engine.errors import (
+    ExecutorReplacedError,
     HoldfastError,
     StaleLeaseError,
     WorkflowEndedError,
@@ -75,10 +77,13 @@ class ExecutorCore:
     Args:
         kv: The store.
         name: The executor's name, under which it holds leases.
+        process: (process id, start time) that the store has for this name as long as this process is the one that
+            bears it; None where there is only one.
     """
 
-    def __init__(self, kv: KeyValueStore, name: str) -> None:
+    def __init__(self, kv: KeyValueStore, name: str, process: Sequence[int] | None = None) -> None:
         self.name = name
+        self._process = process
         self.held: dict[int, Held] = {}
         self._kv = kv
         self._touched: dict[int, None] = {}
@@ -98,10 +103,12 @@ class ExecutorCore:
 
         Raises:
             StorageError: The commit failed; nothing was done, and the runs it touched are not held any more.
+            ExecutorReplacedError: Another process bears this executor's name; nothing was done.
         """
         self._batch, self._touched, self._now, self._queued = Batch(), {}, now_unix_s, False
         try:
             with self._kv.write() as txn:
+                self._check_process(txn)
                 for operation in operations:
                     self._batch.outcomes.append(self._perform(txn, operation))
                 if self._batch.ended or self._batch.deleted or self._queued:
@@ -112,6 +119,11 @@ class ExecutorCore:
                 self.held.pop(seq, None)
             raise
         return self._batch
+
+    def _check_process(self, txn: WriteTransaction) -> None:
+        """A process that was stopped, replaced and woken must not take leases back: it could under the same name."""
+        if self._process is not None and store.load_setting(txn, process_setting(self.name)) != list(self._process):
+            raise ExecutorReplacedError(self.name)
 
     def _perform(self, txn: WriteTransaction, operation: Operation) -> Outcome:
         try:

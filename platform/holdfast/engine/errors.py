@@ -168,6 +168,17 @@ class StaleLeaseError(HoldfastError):
         return f"workflow {self.workflow_id!r} is leased at epoch {self.current}; a write under {self.held} is refused"
 
 
+class ExecutorReplacedError(HoldfastError):
+    """Another process has taken this executor's place. The old one must end; nothing was written."""
+
+    def __init__(self, executor: str) -> None:
+        super().__init__(executor)
+        self.executor = executor
+
+    def __str__(self) -> str:
+        return f"executor {self.executor!r} is another process now; this one must end"
+
+
 class TaskTimeoutError(HoldfastError, TimeoutError):
     """An attempt of a task took longer than its `timeout_s`."""
 
