@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from collections.abc import Iterable
 from typing import Any
 
 from holdfast.actors.nodes import TaskRefNode
@@ -58,13 +59,13 @@ class Answers:
 
     def __init__(self, folder: StorageFolder, executor: str) -> None:
         self._folder, self._executor = folder, executor
-        self._waiting: dict[int, list[asyncio.Future[None]]] = {}
-        self._waiting_for_task: dict[int, list[asyncio.Future[None]]] = {}
+        self._waiting: dict[int, list[asyncio.Future[WorkflowRow | None]]] = {}
+        self._waiting_for_task: dict[int, list[asyncio.Future[WorkflowRow | None]]] = {}
 
     def ended(self, row: WorkflowRow) -> None:
         """A workflow has come to its end."""
-        for waiters in (self._waiting, self._waiting_for_task):
-            _wake(waiters.pop(row.seq, ()))
+        _wake(self._waiting.pop(row.seq, ()), row)
+        _wake(self._waiting_for_task.pop(row.seq, ()))
 
     def task_ended(self, row: WorkflowRow) -> None:
         """A task of this workflow has its value."""
@@ -90,10 +91,13 @@ class Answers:
                 return answer
             if row.executor != self._executor:
                 return Elsewhere(executor=row.executor)
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            waiter: asyncio.Future[WorkflowRow | None] = asyncio.get_running_loop().create_future()
             waiting = self._waiting_for_task if task_id else self._waiting
             waiting.setdefault(row.seq, []).append(waiter)
-            await waiter
+            ended = await waiter
+            if ended is not None and ended.status is WorkflowStatus.SUCCESSFUL and ended.output is not None:
+                # As it was committed just now: no need to read it back.
+                return self._sealed(ended.output, ended)
 
     def _workflow_answer(self, txn: ReadTransaction, row: WorkflowRow, run: bool) -> Answer | None:
         if row.status.active:
@@ -168,7 +172,7 @@ def _error_of(row: WorkflowRow, run: bool) -> Exception:
     )
 
 
-def _wake(waiters: Any) -> None:
+def _wake(waiters: Iterable[asyncio.Future[WorkflowRow | None]], row: WorkflowRow | None = None) -> None:
     for waiter in waiters:
         if not waiter.done():
-            waiter.set_result(None)
+            waiter.set_result(row)

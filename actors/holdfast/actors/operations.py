@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from holdfast.engine.commands import Command
 from holdfast.engine.graph import Graph, TaskIndex
+from holdfast.engine.plain_pickle import PlainPickle
 from holdfast.engine.records import Record
 from holdfast.engine.signals import Signal
 from holdfast.engine.transitions import WorkflowStatus
@@ -109,7 +110,7 @@ Operation: TypeAlias = Submit | Resume | Cancel | Delete | Post | Deliver | Fire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(PlainPickle):
     """Done.
 
     Attributes:

@@ -8,11 +8,12 @@ from typing import Any
 
 from holdfast.actors.sealed import Sealed
 from holdfast.engine.graph import Graph
+from holdfast.engine.plain_pickle import PlainPickle
 from holdfast.storage.payload import Payload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitRequest:
+class SubmitRequest(PlainPickle):
     """A workflow to run.
 
     Attributes:
@@ -37,7 +38,7 @@ class SubmitRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EventRequest:
+class EventRequest(PlainPickle):
     """An event for a workflow.
 
     Attributes:
@@ -53,7 +54,7 @@ class EventRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(PlainPickle):
     """How a workflow came out: a value, or the error to raise."""
 
     value: Sealed | None = None

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from holdfast.engine.errors import InvalidGraphError
+from holdfast.engine.plain_pickle import PlainPickle
 from holdfast.engine.retry import RetryBudget, RetryPolicy
 
 TaskIndex: TypeAlias = int
@@ -29,7 +30,7 @@ class NodeKind(str, Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOptions:
+class TaskOptions(PlainPickle):
     """How one task is run. What only the worker needs (`ray_options`, `exception_filter`) is opaque here.
 
     Attributes:
@@ -54,30 +55,9 @@ class TaskOptions:
     ray_options: bytes = b""
     exception_filter: bytes = b""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # What a frozen dataclass with slots does by itself costs ten times as much, and a graph holds thousands.
-        return _options, (
-            self.catch_exceptions,
-            self.checkpoint,
-            self.in_place,
-            self.budget,
-            self.retry,
-            self.timeout_s,
-            self.metadata,
-            self.ray_options,
-            self.exception_filter,
-        )
-
-
-def _options(*values: Any) -> TaskOptions:
-    return TaskOptions(**dict(zip(_OPTION_FIELDS, values, strict=True)))
-
-
-_OPTION_FIELDS = tuple(TaskOptions.__dataclass_fields__)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSpec:
+class NodeSpec(PlainPickle):
     """One node.
 
     Attributes:
@@ -109,32 +89,9 @@ class NodeSpec:
     acknowledge: bool = False
     process_local: bool = False
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _node, (
-            self.task_id,
-            self.kind,
-            self.function,
-            self.arguments,
-            self.inputs,
-            self.options,
-            self.num_returns,
-            self.duration_s,
-            self.stream,
-            self.due_unix_s,
-            self.acknowledge,
-            self.process_local,
-        )
-
-
-def _node(*values: Any) -> NodeSpec:
-    return NodeSpec(**dict(zip(_NODE_FIELDS, values, strict=True)))
-
-
-_NODE_FIELDS = tuple(NodeSpec.__dataclass_fields__)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graph:
+class Graph(PlainPickle):
     """Nodes and the one whose value is the graph's. Inputs may point forwards or backwards, not in circles."""
 
     nodes: tuple[NodeSpec, ...]

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from holdfast.engine.plain_pickle import PlainPickle
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
+class RetryPolicy(PlainPickle):
     """Exponential back-off.
 
     Attributes:
@@ -53,7 +55,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetryBudget:
+class RetryBudget(PlainPickle):
     """Retries without a delay, as Ray counts them.
 
     Attributes:
