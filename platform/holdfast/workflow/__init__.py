@@ -29,7 +29,8 @@ from holdfast.workflow.api import (
     send_event,
 )
 from holdfast.workflow.graph_functions import Workflow, continuation, create, sleep, wait, wait_for_event
-from holdfast.workflow.platform import init, platform_status, shutdown
+from holdfast.workflow.opening import init
+from holdfast.workflow.platform import platform_status, shutdown
 from holdfast.workflow.step_api import step
 
 NONE = WorkflowStatus.NONE

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import ray
 
@@ -20,42 +20,21 @@ _MOST_EXECUTORS = 4
 _DEFAULT_LEASE_S = 30.0
 
 
-def init(
+def open_platform(
     storage: str | os.PathLike[str] | None = None,
     *,
     max_running_workflows: int | None = None,
     max_pending_workflows: int | None = None,
     executors: int | None = None,
     lease_s: float | None = None,
-    resume: Literal["auto"] | None = None,
 ) -> None:
-    """Open a storage folder for this cluster. Starts Ray when it is not up.
-
-    Args:
-        storage: A path, or a `file://` URI. Default: the environment variable `HOLDFAST_STORAGE`, else a folder
-            under the user's data directory.
-        max_running_workflows: How many workflows may run at once; -1 for no limit, which is the default.
-        max_pending_workflows: How many may wait for a place; -1 for no limit, which is the default.
-        executors: How many processes drive workflows. Default: one for two cores of this node, at most 4.
-        lease_s: Seconds after which an executor that does not answer is ended and its workflows are taken up anew.
-            Default: 30.
-        resume: "auto" takes up again what was running when the last cluster was lost, running before pending.
-
-    Raises:
-        TypeError: A limit is not a whole number.
-        ValueError: A limit is out of range, or the platform is open already with another storage or other limits.
-        StorageError: The folder cannot be used; says what to do.
-
-    Semantics: may be called again, and from any process joined to the cluster. API.md, section 1.
-    """
+    """Open a storage folder for this cluster, as `init` says, and take nothing up again."""
     running = _limit("max_running_workflows", max_running_workflows, zero_allowed=False)
     pending = _limit("max_pending_workflows", max_pending_workflows, zero_allowed=True)
     if executors is not None and (isinstance(executors, bool) or not isinstance(executors, int) or executors < 1):
         raise ValueError(f"executors must be a whole number of at least 1, not {executors!r}")
     if lease_s is not None and (isinstance(lease_s, bool) or not isinstance(lease_s, int | float) or not lease_s > 0):
         raise ValueError(f"lease_s must be a number of seconds above 0, not {lease_s!r}")
-    if resume not in (None, "auto"):
-        raise ValueError(f'resume must be "auto" or None, not {resume!r}')
     # Said before anything is started; where it is in the cluster is found out below.
     parse_location(storage)
     with _connected():
@@ -74,10 +53,6 @@ def init(
                 )
             )
         _check_same(platform, storage, running, pending)
-    if resume == "auto":
-        from holdfast.workflow.api import resume_all  # noqa: PLC0415 - the API starts a platform where there is none
-
-        resume_all()
 
 
 def shutdown() -> None:
@@ -106,10 +81,10 @@ def platform_status() -> dict[str, Any]:
 def get_platform() -> Platform:
     """The platform of this cluster; started with the defaults when there is none."""
     if not ray.is_initialized():
-        init()
+        open_platform()
     platform = find_platform()
     if platform is None:
-        init()
+        open_platform()
         platform = find_platform()
     assert platform is not None
     return platform

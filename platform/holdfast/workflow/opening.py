@@ -1,0 +1,52 @@
+"""`workflow.init`."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from holdfast.workflow.api import resume_all
+from holdfast.workflow.platform import open_platform
+
+__all__ = ["init"]
+
+
+def init(
+    storage: str | os.PathLike[str] | None = None,
+    *,
+    max_running_workflows: int | None = None,
+    max_pending_workflows: int | None = None,
+    executors: int | None = None,
+    lease_s: float | None = None,
+    resume: Literal["auto"] | None = None,
+) -> None:
+    """Open a storage folder for this cluster. Starts Ray when it is not up.
+
+    Args:
+        storage: A path, or a `file://` URI. Default: the environment variable `HOLDFAST_STORAGE`, else a folder
+            under the user's data directory.
+        max_running_workflows: How many workflows may run at once; -1 for no limit, which is the default.
+        max_pending_workflows: How many may wait for a place; -1 for no limit, which is the default.
+        executors: How many processes drive workflows. Default: one for two cores of this node, at most 4.
+        lease_s: Seconds after which an executor that does not answer is ended and its workflows are taken up anew.
+            Default: 30.
+        resume: "auto" takes up again what was running when the last cluster was lost, running before pending.
+
+    Raises:
+        TypeError: A limit is not a whole number.
+        ValueError: A limit is out of range, or the platform is open already with another storage or other limits.
+        StorageError: The folder cannot be used; says what to do.
+
+    Semantics: may be called again, and from any process joined to the cluster. API.md, section 1.
+    """
+    if resume not in (None, "auto"):
+        raise ValueError(f'resume must be "auto" or None, not {resume!r}')
+    open_platform(
+        storage,
+        max_running_workflows=max_running_workflows,
+        max_pending_workflows=max_pending_workflows,
+        executors=executors,
+        lease_s=lease_s,
+    )
+    if resume == "auto":
+        resume_all()
