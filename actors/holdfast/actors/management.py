@@ -32,6 +32,7 @@ from holdfast.engine.errors import HoldfastError
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.storage import workflow_store as store
 from holdfast.storage.folder import StorageFolder
+from holdfast.storage.garbage import collect_garbage
 from holdfast.storage.platform_lock import PlatformLock
 from holdfast.storage.workflow_row import TaskView, WorkflowRow
 
@@ -163,6 +164,15 @@ class ManagementActor:
         for name in self._executors:
             self._keep(self._watch(name))
         self._keep(self._watch_dedicated())
+        if known != self._platform_id:
+            # Whoever wrote before is gone; what is written from now on is younger than this.
+            self._keep(self._collect_garbage(time.time()))
+
+    async def _collect_garbage(self, before_unix_s: float) -> None:
+        assert self._folder is not None
+        removed = await asyncio.to_thread(collect_garbage, self._folder, before_unix_s)
+        if removed:
+            log.info("garbage collected removed=%d", removed)
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         # The event loop keeps only a weak reference to a task.

@@ -130,6 +130,13 @@ class BlobStore:
         shutil.rmtree(doomed, ignore_errors=True)
         return True
 
+    def made_before(self, group: str, unix_s: float) -> bool:
+        """Whether a group has not been added to since a time, in seconds since the epoch; True when it is gone."""
+        try:
+            return (self.root / _checked("group", group)).stat().st_mtime < unix_s
+        except FileNotFoundError:
+            return True
+
     def groups(self) -> list[str]:
         """Groups there are, sorted."""
         return sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir() and _NAME.match(entry.name))

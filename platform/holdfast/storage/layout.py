@@ -8,6 +8,7 @@ as hashes, so that a key's length is bounded.
     i <hash of workflow id>       -> seq
     w <seq>                       workflow: status, times, metadata, output
     s <status> <seq>              status index
+    b <nonce>                     -> seq: whose blobs lie in the folder of that name
     l <seq>                       lease: epoch, executor
     a <executor> 0 <seq>          workflows that an executor holds in memory
     g <seq> <first task>          graph, in pieces
@@ -59,6 +60,11 @@ WORKFLOWS = b"w"
 def workflow(seq: int) -> bytes:
     """The workflow's own row."""
     return b"w" + pack(seq)
+
+
+def blob_group(nonce: str) -> bytes:
+    """Where the folder of a submission's blobs leads to its workflow."""
+    return b"b" + _digest(nonce)
 
 
 def status(name: str, seq: int | None = None) -> bytes:

@@ -65,6 +65,7 @@ def create(txn: WriteTransaction, row: WorkflowRow) -> WorkflowRow:
     seq = count_up(txn, "seq")
     row = replace(row, seq=seq)
     txn.put(layout.workflow_id(row.workflow_id), layout.pack(seq))
+    txn.put(layout.blob_group(row.nonce), layout.pack(seq))
     txn.put(layout.status(row.status.value, seq), b"")
     _add_to_count(txn, row.status, 1)
     save(txn, row)
@@ -84,6 +85,7 @@ def save(txn: WriteTransaction, row: WorkflowRow, *, was: WorkflowStatus | None 
 def delete(txn: WriteTransaction, row: WorkflowRow) -> None:
     """Remove every row of a workflow. Its blobs are the caller's to remove, afterwards."""
     txn.delete(layout.workflow_id(row.workflow_id))
+    txn.delete(layout.blob_group(row.nonce))
     txn.delete(layout.status(row.status.value, row.seq))
     txn.delete(layout.active(row.executor, row.seq))
     if row.queue_number is not None:
@@ -91,6 +93,11 @@ def delete(txn: WriteTransaction, row: WorkflowRow) -> None:
     _add_to_count(txn, row.status, -1)
     for prefix in layout.rows_of(row.seq):
         txn.delete_prefix(prefix)
+
+
+def owns_blobs(txn: ReadTransaction, nonce: str) -> bool:
+    """Whether a workflow came of the submission whose blobs lie in the folder of this name."""
+    return txn.get(layout.blob_group(nonce)) is not None
 
 
 def count(txn: ReadTransaction, status: WorkflowStatus) -> int:
