@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 import ray
 
 from holdfast import workflow
+
+# The first local Ray of a process would switch token authentication on for all that follow, and for their children:
+# clusters that tests start in other ways, before or after it, would then not trust each other.
+os.environ["RAY_AUTH_MODE"] = "disabled"
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,7 @@ def drive(root: Path, address: str, job: Job, flag: str) -> str:
     ran = subprocess.run(
         [sys.executable, script, address, root / "storage", job.name, flag, json.dumps(job.environment)],
         cwd=root / job.name,
-        env={key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
+        env={key: value for key, value in os.environ.items() if not key.startswith("RAY_") or key == "RAY_AUTH_MODE"},
         capture_output=True,
         text=True,
         timeout=120,

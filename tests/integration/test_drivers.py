@@ -47,7 +47,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | more
+    return {
+        key: value for key, value in os.environ.items() if not key.startswith("RAY_") or key == "RAY_AUTH_MODE"
+    } | more
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +75,7 @@ def head(tmp_path_factory: pytest.TempPathFactory, ray_folder: str) -> Iterator[
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
-            # It listens on this machine only, and lives for a minute.
-            env=environment(RAY_AUTH_MODE="disabled"),
+            env=environment(),
             start_new_session=True,
         )
     try:

@@ -310,7 +310,9 @@ def in_another_process(script: str, *arguments: str, **environment: str) -> dict
         timeout=120,
         check=False,
         # A cluster of its own, whatever else runs on this machine.
-        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        env={
+            name: value for name, value in os.environ.items() if not name.startswith("RAY_") or name == "RAY_AUTH_MODE"
+        }
         | {"RAY_ADDRESS": "local"}
         | environment,
     )

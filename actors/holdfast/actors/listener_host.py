@@ -19,8 +19,8 @@ from holdfast.actors.carried_modules import import_here, prepare_imports
 from holdfast.actors.poll_loops import PollLoops
 from holdfast.actors.ray_untyped import remote
 from holdfast.actors.storage_access import StorageAccess, access
-from holdfast.actors.task_call import Acknowledged, Heard, Raised, Reply, Returned, TaskCall
-from holdfast.actors.task_runner import load_arguments, load_code, load_value, raised, store_result
+from holdfast.actors.task_call import Acknowledged, Heard, Raised, Reply, TaskCall
+from holdfast.actors.task_runner import load_arguments, load_code, load_value, raised, returned
 from holdfast.actors.values import set_cluster_nonce
 from holdfast.actors.wire import unpack_call
 from holdfast.engine.errors import WorkerLostError
@@ -84,17 +84,7 @@ class ListenerHost:
         if isinstance(inspect.getattr_static(listener, "subscription", None), (classmethod, staticmethod)):
             return self._subscribe(call, listener.subscription(*args, **kwargs))
         event = await listener().poll_for_event(*args, **kwargs)
-        where = f"the event of listener {call.node.task_id!r}"
-        base, objects = store_result(event, call, storage, where)
-        return Returned(
-            seq=call.seq,
-            task=call.task,
-            attempt=call.attempt,
-            base=base,
-            objects=objects,
-            started_unix_s=started,
-            ended_unix_s=time.time(),
-        )
+        return returned(call, event, storage, f"the event of listener {call.node.task_id!r}", started, time.time())
 
     def _subscribe(self, call: TaskCall, subscription: Any) -> Heard:
         due_unix_s = getattr(subscription, "due_unix_s", None)

@@ -8,6 +8,7 @@ run here that must not be begun twice. Nothing here knows what runs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -85,8 +86,10 @@ class PollLoops:
         finally:
             with self._lock:
                 lane, entry.lane = entry.lane, None
-            if lane is not None:
-                lane.loop.call_soon_threadsafe(self._end, lane, entry)
+            # With a result it has left its lane by itself, and a lane that was left closes after its last entry.
+            if lane is not None and (entry.result.cancelled() or not entry.result.done()):
+                with contextlib.suppress(RuntimeError):
+                    lane.loop.call_soon_threadsafe(self._end, lane, entry)
 
     def _place(self, entry: _Entry, lane: _Lane) -> None:
         entry.lane = lane

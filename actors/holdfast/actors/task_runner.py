@@ -109,35 +109,43 @@ def _reply(
         refuse_node(result)
     if is_task(result):
         return _continuation(call, result, storage, local_values, started, ended)
-    where = f"the result of task {call.node.task_id!r}"
-    base, objects = store_result(result, call, storage, where)
+    return returned(call, result, storage, f"the result of task {call.node.task_id!r}", started, ended)
+
+
+def returned(
+    call: TaskCall, value: Any, storage: StorageAccess, where: str, started_unix_s: float, ended_unix_s: float
+) -> Returned:
+    """The reply of an attempt that gave a value, stored as far as that can be done from here.
+
+    Args:
+        call: The attempt.
+        value: What the user's code returned.
+        storage: The storage.
+        where: What the value is, for the refusal.
+        started_unix_s: When the attempt began, in seconds since the epoch.
+        ended_unix_s: When it ended.
+
+    Raises:
+        ResultNotStoredError: The value cannot be stored.
+    """
+    base: Payload | Blob | Referring | None = None
+    objects: dict[str, Payload] = {}
+    travelling: dict[str, Payload] = {}
+    if value is not None:
+        payload = dump(value, objects=objects, where=where)
+        base = storage.store_value(payload, call.group, durable=call.node.options.checkpoint)
+        if objects:
+            base = Referring(base, object_keys(objects))
+            travelling = storage.store_objects(objects, call.group)
     return Returned(
         seq=call.seq,
         task=call.task,
         attempt=call.attempt,
         base=base,
-        objects=objects,
-        started_unix_s=started,
-        ended_unix_s=ended,
+        objects=travelling,
+        started_unix_s=started_unix_s,
+        ended_unix_s=ended_unix_s,
     )
-
-
-def store_result(
-    result: Any, call: TaskCall, storage: StorageAccess, where: str
-) -> tuple[Payload | Blob | Referring | None, dict[str, Payload]]:
-    """A value made ready to be logged, and the objects that have to travel with it.
-
-    Raises:
-        ResultNotStoredError: It cannot be stored.
-    """
-    if result is None:
-        return None, {}
-    objects: dict[str, Payload] = {}
-    payload = dump(result, objects=objects, where=where)
-    base = storage.store_value(payload, call.group, durable=call.node.options.checkpoint)
-    if not objects:
-        return base, {}
-    return Referring(base, object_keys(objects)), storage.store_objects(objects, call.group)
 
 
 def _continuation(
