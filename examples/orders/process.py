@@ -16,6 +16,7 @@ from examples.orders.outside import Outside
 from examples.orders.payments import CardDeclinedError, PaymentService
 from examples.orders.warehouse import Warehouse
 from holdfast import workflow
+from holdfast.workflow.exceptions import WorkflowEndedError
 from holdfast.workflow.http_event_provider import HTTPListener
 
 CONFIRMATION_PATIENCE_S = 8.0
@@ -106,5 +107,9 @@ def submit(outside: Outside, order: Order) -> None:
 
 
 def confirm(order_id: str) -> None:
-    """Tell the workflow of an order that the customer has confirmed the payment."""
-    workflow.send_event(order_id, "payment", {"confirmed": True})
+    """Tell the workflow of an order that the customer has confirmed the payment. Safe to say again."""
+    try:
+        workflow.send_event(order_id, "payment", {"confirmed": True}, idempotency_key="confirmed")
+    except WorkflowEndedError:
+        # Too late: the order gave up, released its stock and was closed before the confirmation came.
+        return
