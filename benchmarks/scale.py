@@ -1,6 +1,6 @@
 """Large and deep workflows, and a full store: `python -m benchmarks.scale [NAME ...] [--shrink K]`.
 
-Reports time and the executor's memory (resident set, MiB) as the workflow goes on, one line of JSON each.
+Reports time and the executor's memory (resident and anonymous, MiB) as the workflow goes on, one line of JSON each.
 Memory after the first tenth is what the rest is compared with: it must not grow with what is finished.
 """
 
@@ -143,9 +143,9 @@ def make_finished(folder: Path, count: int) -> None:
 
 
 def resident_mib(pid: int) -> int:
-    """Resident memory of a process."""
+    """Resident memory of a process, without the mapped pages of the store, which the kernel takes back at will."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith("RssAnon:"):
             return int(line.split()[1]) // 1024
     return 0
 
