@@ -173,3 +173,15 @@ def test_a_later_change_of_the_users_dict_is_not_seen(wid, tmp_path) -> None:
     ray.get(ref)
     assert workflow.get_metadata(wid)["user_metadata"] == {"k": 1}
     wait_for(lambda: workflow.get_status(wid) == "SUCCESSFUL")
+
+
+def test_a_running_task_tells_when_it_was_started(wid, tmp_path) -> None:
+    gate = tmp_path / "gate"
+    before = time.time()
+    running = workflow.run_async(gated.options(**workflow.options(task_id="slow")).bind(gate, 3), workflow_id=wid)
+    stats = workflow.get_metadata(wid, "slow")["stats"]
+    assert before <= stats["start_time"] <= time.time()
+    assert "end_time" not in stats
+    gate.touch()
+    assert ray.get(running) == 3
+    assert workflow.get_metadata(wid, "slow")["stats"]["end_time"] >= stats["start_time"]

@@ -374,6 +374,8 @@ class Run:
             )
             return
         task.attempt += 1
+        # Until the worker says when it began: for who asks about a running task.
+        task.started_unix_s = step.now_unix_s
         self._set_busy(task, TaskState.RUNNING)
         step.commands.append(
             StartTask(
