@@ -38,6 +38,7 @@ from holdfast.actors.operations import (
     Recover,
     Resume,
     Submit,
+    Wake,
 )
 from holdfast.actors.ray_launch import Launcher
 from holdfast.actors.ray_untyped import remote
@@ -217,6 +218,10 @@ class Executor:
         operations = [FireTimer(seq=seq, task=task, due_unix_s=due) for due, seq, task in timers]
         return list(await asyncio.gather(*(self._operate(operation) for operation in operations)))
 
+    async def wake(self, seqs: Sequence[int]) -> None:
+        """There are events of outside sources for workflows of this executor. Rows in the store say which."""
+        await asyncio.gather(*(self._operate(Wake(seq=seq)) for seq in seqs))
+
     async def recover(self, seqs: Sequence[int]) -> None:
         """Take workflows up that are this executor's."""
         await asyncio.gather(*(self._operate(Recover(seq=seq)) for seq in seqs))
@@ -352,6 +357,8 @@ class Executor:
                 self._launcher.management().keep_executor.remote(executor)
             else:
                 ray.get_actor(executor, namespace=names.NAMESPACE).recover.remote([seq])
+        for source in batch.sources:
+            self._launcher.management().note_source.remote(source)
         self._tell_alarm(batch.earliest_due_unix_s)
         if self._say:
             sys.stderr.write("\n".join(self._say) + "\n")

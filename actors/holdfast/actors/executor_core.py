@@ -13,6 +13,7 @@ Rules of this room:
 from __future__ import annotations
 
 import queue
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -33,6 +34,7 @@ from holdfast.actors.operations import (
     Recover,
     Resume,
     Submit,
+    Wake,
 )
 from holdfast.engine.errors import (
     ExecutorReplacedError,
@@ -49,8 +51,11 @@ from holdfast.engine.run import Run
 from holdfast.engine.signals import CancelRequested, EventReceived, TimerDue
 from holdfast.engine.step import Step
 from holdfast.engine.transitions import StatusSignal, WorkflowStatus, next_status
+from holdfast.listeners.forms import payload_of
+from holdfast.storage import event_readers
 from holdfast.storage import workflow_store as store
 from holdfast.storage.interface import KeyValueStore, WriteTransaction
+from holdfast.storage.payload import Payload
 from holdfast.storage.workflow_row import WorkflowRow
 
 
@@ -90,6 +95,7 @@ class ExecutorCore:
         self._batch = Batch()
         self._now = 0.0
         self._queued = False
+        self._to_read: deque[tuple[int, tuple[str, str]]] = deque()
 
     def perform(self, operations: Sequence[Operation], now_unix_s: float) -> Batch:
         """Carry out operations in one transaction.
@@ -106,13 +112,15 @@ class ExecutorCore:
             ExecutorReplacedError: Another process bears this executor's name; nothing was done.
         """
         self._batch, self._touched, self._now, self._queued = Batch(), {}, now_unix_s, False
+        self._to_read.clear()
         try:
             with self._kv.write() as txn:
                 self._check_process(txn)
                 for operation in operations:
                     self._batch.outcomes.append(self._perform(txn, operation))
+                    self._read_sources(txn)
                 if self._batch.ended or self._batch.deleted or self._queued:
-                    self._admit_queued(txn)
+                    self._fill_places(txn)
                 self._put_idle_away(txn)
         except BaseException:
             for seq in self._touched:
@@ -144,6 +152,8 @@ class ExecutorCore:
                     return self._fire_timer(txn, operation)
                 case Recover():
                     return self._recover(txn, operation.seq)
+                case Wake():
+                    return self._wake(txn, operation.seq)
                 case AdmitQueued():
                     self._admit_queued(txn)
                     return Accepted(seq=-1, status=WorkflowStatus.NONE)
@@ -248,6 +258,7 @@ class ExecutorCore:
         if row.queue_number is not None:
             store.leave_queue(txn, row.queue_number)
         row = self._change(txn, row, StatusSignal.CANCEL_REQUESTED, queue_number=None)
+        event_readers.forget_reader(txn, row.seq, cursors=True)
         self._batch.ended.append(row)
         return Accepted(seq=row.seq, status=row.status)
 
@@ -257,6 +268,7 @@ class ExecutorCore:
             raise Refusal(WorkflowNotFoundError(workflow_id, self._kv.url))
         if row.status.active:
             raise Refusal(WorkflowStillActiveError("DELETE", workflow_id))
+        event_readers.forget_reader(txn, row.seq, cursors=True)
         store.delete(txn, row)
         self._batch.deleted.append(row)
         return Accepted(seq=row.seq, status=WorkflowStatus.NONE)
@@ -314,6 +326,46 @@ class ExecutorCore:
             self._load(txn, row)
         return Accepted(seq=seq, status=row.status)
 
+    # -- outside sources -----------------------------------------------------------------------------------------
+
+    def _wake(self, txn: WriteTransaction, seq: int) -> Outcome:
+        row = store.get(txn, seq)
+        if row is None or row.status is not WorkflowStatus.RUNNING:
+            # Whoever takes it up again reads on from where it was.
+            event_readers.forget_reader(txn, seq, cursors=False)
+            return Accepted(seq=seq, status=WorkflowStatus.NONE if row is None else row.status, fresh=False)
+        if row.executor != self.name:
+            return Elsewhere(executor=row.executor)
+        if self._take(txn, seq) is None:
+            # What it waits for is read with it.
+            self._load(txn, row)
+        self._to_read.extend((seq, stream) for stream in event_readers.woken(txn, seq))
+        return Accepted(seq=seq, status=row.status)
+
+    def _read_sources(self, txn: WriteTransaction) -> None:
+        """Give runs the events that they wait for: in a loop, since an event may lead to the next wait at once."""
+        while self._to_read:
+            seq, stream = self._to_read.popleft()
+            held = self._take(txn, seq)
+            if held is None:
+                # It has ended by another event, or somebody else drives it.
+                continue
+            if not held.run.awaits(stream):
+                event_readers.stop_waiting(txn, seq, stream)
+                continue
+            event, new_source = event_readers.pull(txn, held.row, stream)
+            if new_source is not None:
+                self._batch.sources.append(new_source)
+            if event is None:
+                continue
+            value = Payload(payload_of(event.note, event.key, event.value))
+            number = store.add_event(txn, seq, stream, value)
+            assert number is not None
+            signal = EventReceived(stream=stream, number=number, value=value)
+            # Others may wait on the same stream.
+            self._to_read.append((seq, stream))
+            self._write(txn, held, held.run.apply(signal, self._now))
+
     # -- queue ---------------------------------------------------------------------------------------------------
 
     def _decide(self, txn: WriteTransaction, *, ran_before: bool = False) -> Admission:
@@ -328,6 +380,14 @@ class ExecutorCore:
             # Those before it may wait for nobody: they were queued when the last cluster was lost.
             self._queued = True
         return admission
+
+    def _fill_places(self, txn: WriteTransaction) -> None:
+        """Start what is queued; one that finds its event there may end at once, and leave its place to the next."""
+        ended = -1
+        while ended != len(self._batch.ended):
+            ended = len(self._batch.ended)
+            self._admit_queued(txn)
+            self._read_sources(txn)
 
     def _admit_queued(self, txn: WriteTransaction) -> None:
         limits = store.load_limits(txn)
@@ -391,6 +451,9 @@ class ExecutorCore:
             ):
                 batch.earliest_due_unix_s = record.due_unix_s
         batch.commands.extend((held.row, command) for command in step.commands)
+        self._to_read.extend((held.row.seq, stream) for stream in step.reads)
+        if held.run.status.ended:
+            event_readers.forget_reader(txn, held.row.seq, cursors=held.run.status is not WorkflowStatus.FAILED)
         if held.run.status.ended and self.held.pop(held.row.seq, None) is not None:
             batch.ended.append(held.row)
 

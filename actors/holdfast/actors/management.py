@@ -349,6 +349,13 @@ class ManagementActor:
         if len(timers) >= _TIMERS_AT_ONCE // len(self._executors):
             self._set_alarm()
 
+    # -- sources -------------------------------------------------------------------------------------------------
+
+    async def note_source(self, source: str) -> None:
+        """Somebody waits for events of a source that nobody had asked for before."""
+        await self._opened.wait()
+        log.info("source wanted name=%s", source)
+
     # -- executors -----------------------------------------------------------------------------------------------
 
     async def keep_executor(self, name: str) -> None:

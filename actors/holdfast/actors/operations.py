@@ -102,11 +102,18 @@ class Recover:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wake:
+    """There is an event of an outside source for a workflow that waits."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdmitQueued:
     """Start queued workflows while there are free places."""
 
 
-Operation: TypeAlias = Submit | Resume | Cancel | Delete | Post | Deliver | FireTimer | Recover | AdmitQueued
+Operation: TypeAlias = Submit | Resume | Cancel | Delete | Post | Deliver | FireTimer | Recover | Wake | AdmitQueued
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +154,7 @@ class Batch:
         lost: Numbers of workflows that somebody else drives now: stop what runs for them.
         put_away: Numbers of workflows that only wait, and left memory.
         elsewhere: (executor, number) of workflows that another executor has to take up.
+        sources: Outside sources that somebody waits for, and nobody did before.
         earliest_due_unix_s: The earliest timer set, for the alarm.
     """
 
@@ -158,4 +166,5 @@ class Batch:
     lost: list[int] = field(default_factory=list)
     put_away: list[int] = field(default_factory=list)
     elsewhere: list[tuple[str, int]] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
     earliest_due_unix_s: float | None = None

@@ -66,6 +66,10 @@ class Inbox:
             del self._readers[stream]
         return reader
 
+    def has_reader(self, stream: Stream) -> bool:
+        """Whether some task waits for an event of this stream."""
+        return stream in self._readers
+
     def leave(self, stream: Stream, task: TaskIndex) -> None:
         """This task waits no longer."""
         readers = self._readers.get(stream)

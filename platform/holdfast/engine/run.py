@@ -38,6 +38,7 @@ from holdfast.engine.records import (
 )
 from holdfast.engine.run_image import RunImage
 from holdfast.engine.run_state import RunState, restore
+from holdfast.engine.selectors import is_outside
 from holdfast.engine.signals import (
     CancelRequested,
     EventAcknowledged,
@@ -144,6 +145,10 @@ class Run:
     def find(self, task_id: str) -> LiveTask | None:
         """The live task of this id, if there is one."""
         return next((task for task in self._tasks.values() if task.spec.task_id == task_id), None)
+
+    def awaits(self, stream: Stream) -> bool:
+        """Whether some task waits for an event of this stream."""
+        return not self.status.ended and self._inbox.has_reader(stream)
 
     def waits_for(self) -> list[str]:
         """What an idle run waits for, in words: for people, and for the law that every run waits for something."""
@@ -422,6 +427,8 @@ class Run:
         event = self._inbox.read(stream, task.index)
         if event is None:
             self._log_waiting(task, step)
+            if is_outside(stream[0]):
+                step.reads.append(stream)
             return
         number, value = event
         self._log_taken(task, stream, number, value, step)

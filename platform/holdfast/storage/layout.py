@@ -22,6 +22,25 @@ as hashes, so that a key's length is bounded.
     q <number>                    -> seq: workflows waiting for a place
     c <name>                      counters
     m <name>                      settings of the platform
+
+Events of outside sources (a source is `kind/connection/name`; `source` here is its number, `sel` the hash of the
+text of a selector):
+
+    o <hash of source's name>     -> source
+    O <source>                    the source: name, counts, retention
+    P <source> <partition>        how far a partition of it has been read
+    E <source> <number>           an event
+    K <source> <hash of key> <number>   the events of a key
+    D <source> <hash of dedupe id>      -> number of the event
+    F <source> <hash of fields>   a set of fields by which somebody selects
+    R <source> <sel> <seq>        a workflow that waits
+    C <seq> <source> <sel>        how far a workflow has read a stream
+    W <seq> <source> <sel>        a workflow to be woken: there is an event for it
+    U <hash of name>              -> subscription
+    V <subscription>              what starts workflows from events
+    S <source> <sel> <subscription>     a subscription by what it selects
+    T <subscription> <number>     an event that is to start a workflow
+    L <number>                    dead letters: what could not be taken in
 """
 
 from __future__ import annotations
@@ -172,6 +191,118 @@ def setting(name: str) -> bytes:
     return b"m" + name.encode()
 
 
+SOURCES = b"O"
+
+
+def source_name(name: str) -> bytes:
+    """Where the name of a source leads to its number."""
+    return b"o" + _digest(name)
+
+
+def source(number: int) -> bytes:
+    """A source's own row."""
+    return b"O" + pack(number)
+
+
+def position(number: int, partition: str | None = None) -> bytes:
+    """How far a partition has been read; the prefix of all without `partition`."""
+    prefix = b"P" + pack(number)
+    return prefix if partition is None else prefix + partition.encode("utf-8", "surrogatepass")
+
+
+def position_partition(key: bytes) -> str:
+    """The partition of a row of positions."""
+    return key[9:].decode("utf-8", "surrogatepass")
+
+
+def source_event(source_number: int, number: int | None = None) -> bytes:
+    """An event of a source."""
+    prefix = b"E" + pack(source_number)
+    return prefix if number is None else prefix + pack(number)
+
+
+def source_event_by_key(source_number: int, key: bytes, number: int | None = None) -> bytes:
+    """An event of a source under its key."""
+    prefix = b"K" + pack(source_number) + hashlib.blake2b(key, digest_size=20).digest()
+    return prefix if number is None else prefix + pack(number)
+
+
+def source_dedupe(source_number: int, dedupe_id: str) -> bytes:
+    """An event that was accepted under this id, while it is kept."""
+    return b"D" + pack(source_number) + _digest(dedupe_id)
+
+
+def field_set(source_number: int, fields: str | None = None) -> bytes:
+    """A set of fields by which somebody selects."""
+    prefix = b"F" + pack(source_number)
+    return prefix if fields is None else prefix + _digest(fields)
+
+
+def readers(source_number: int, selector: str | None = None, seq: int | None = None) -> bytes:
+    """A workflow that waits for an event; the prefixes of all that wait for the same, or on the same source."""
+    prefix = b"R" + pack(source_number)
+    if selector is None:
+        return prefix
+    prefix += _digest(selector)
+    return prefix if seq is None else prefix + pack(seq)
+
+
+def cursor(seq: int, source_number: int | None = None, selector: str = "") -> bytes:
+    """How far a workflow has read a stream."""
+    prefix = b"C" + pack(seq)
+    return prefix if source_number is None else prefix + pack(source_number) + _digest(selector)
+
+
+WAKES = b"W"
+
+
+def wake(seq: int, source_number: int | None = None, selector: str = "") -> bytes:
+    """A workflow for which there is an event to pull."""
+    prefix = b"W" + pack(seq)
+    return prefix if source_number is None else prefix + pack(source_number) + _digest(selector)
+
+
+def wake_seq(key: bytes) -> int:
+    """The workflow of a wake row."""
+    return unpack(key[1:9])
+
+
+SUBSCRIPTIONS = b"V"
+
+
+def subscription_name(name: str) -> bytes:
+    """Where the name of a subscription leads to its number."""
+    return b"U" + _digest(name)
+
+
+def subscription(number: int) -> bytes:
+    """A subscription: what starts workflows from events."""
+    return b"V" + pack(number)
+
+
+def subscribers(source_number: int, selector: str | None = None, number: int | None = None) -> bytes:
+    """A subscription by what it selects."""
+    prefix = b"S" + pack(source_number)
+    if selector is None:
+        return prefix
+    prefix += _digest(selector)
+    return prefix if number is None else prefix + pack(number)
+
+
+def start(subscription_number: int, number: int | None = None) -> bytes:
+    """An event that is to start a workflow."""
+    prefix = b"T" + pack(subscription_number)
+    return prefix if number is None else prefix + pack(number)
+
+
+DEAD_LETTERS = b"L"
+
+
+def dead_letter(number: int) -> bytes:
+    """What could not be taken in."""
+    return b"L" + pack(number)
+
+
 def last_part(key: bytes) -> int:
     """The number a key ends with."""
     return unpack(key[-8:])
@@ -180,4 +311,4 @@ def last_part(key: bytes) -> int:
 def rows_of(seq: int) -> tuple[bytes, ...]:
     """Prefixes of all rows that belong to one workflow alone."""
     own = pack(seq)
-    return tuple(letter + own for letter in (b"g", b"t", b"y", b"n", b"e", b"k", b"x", b"l", b"w"))
+    return tuple(letter + own for letter in (b"g", b"t", b"y", b"n", b"e", b"k", b"x", b"l", b"C", b"W", b"w"))

@@ -63,7 +63,8 @@ def get(txn: ReadTransaction, seq: int) -> WorkflowRow | None:
 def create(txn: WriteTransaction, row: WorkflowRow) -> WorkflowRow:
     """Add a workflow; its `seq` is given here."""
     seq = count_up(txn, "seq")
-    row = replace(row, seq=seq)
+    events = txn.get(layout.counter("events"))
+    row = replace(row, seq=seq, events_from=0 if events is None else layout.unpack(events))
     txn.put(layout.workflow_id(row.workflow_id), layout.pack(seq))
     txn.put(layout.blob_group(row.nonce), layout.pack(seq))
     txn.put(layout.status(row.status.value, seq), b"")
@@ -151,6 +152,8 @@ def _encode_workflow(row: WorkflowRow) -> bytes:
     header |= {"submitted": row.submitted_unix_s, "started": row.started_unix_s, "ended": row.ended_unix_s}
     header |= {"metadata": row.user_metadata, "nonce": row.nonce, "environment": row.environment}
     header |= {"queue": row.queue_number, "resumed_by": row.resumed_by}
+    if row.events_from:
+        header["events_from"] = row.events_from
     if row.output is not None:
         header["output"] = value_entry(row.output, frame, elsewhere=row.output_origin)
     if row.error is not None:
@@ -174,6 +177,7 @@ def _decode_workflow(seq: int, raw: bytes) -> WorkflowRow:
         resumed_by=header["resumed_by"],
         environment=header["environment"],
         queue_number=header["queue"],
+        events_from=header.get("events_from", 0),
         output=output,
         output_origin=origin,
         error=read_error(header["error"], pieces) if "error" in header else None,
