@@ -18,14 +18,18 @@ import ray
 from ray.exceptions import RayActorError, RaySystemError, RayTaskError
 
 from holdfast.actors import names
+from holdfast.actors.acknowledgements import AVAILABLE, acknowledgement_socket
 from holdfast.actors.management import Closed, PlatformConfig, PlatformDescription
 from holdfast.actors.operating_system import Process
 from holdfast.actors.operations import Elsewhere
 from holdfast.actors.platform_start import start_management, wait_until_gone
+from holdfast.actors.requests import SubmitRequest
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.engine.errors import HoldfastError
 
 _ENDING_S = 30.0
+_ACKNOWLEDGED_S = 2.0
+_UNHEARD_FOR_S = 60.0
 _LOOK_EVERY_S = 0.01
 _LOOK_AGAIN_S = 0.1
 
@@ -46,6 +50,8 @@ class Platform:
     address: StorageAddress
     executors: tuple[str, ...]
     _handles: dict[str, Any] = field(default_factory=dict)
+    _near: bool = False
+    _unheard_s: list[float] = field(default_factory=lambda: [-_UNHEARD_FOR_S])
 
     def executor(self, name: str) -> Any:
         """The handle of an executor."""
@@ -53,6 +59,27 @@ class Platform:
         if handle is None:
             handle = self._handles[name] = ray.get_actor(name, namespace=names.NAMESPACE)
         return handle
+
+    def start(self, request: SubmitRequest) -> ray.ObjectRef[Any] | None:
+        """Have a workflow accepted and its value awaited by one call; for a process on the machine of the executors.
+
+        Returns:
+            A reference of the value, the workflow durable. None: it was refused, or belongs elsewhere, or nothing
+            was heard, or this is another machine. Then ask in the ordinary way, which says what it is; the request
+            counts once.
+        """
+        if not self._near or time.monotonic() - self._unheard_s[0] < _UNHEARD_FOR_S:
+            return None
+        socket = acknowledgement_socket()
+        executor = self.executor_for(request.workflow_id)
+        reference: ray.ObjectRef[Any] = executor.start.remote(request, socket.address)
+        if socket.wait(request.nonce, _ACKNOWLEDGED_S):
+            return reference
+        done, _ = ray.wait([reference], timeout=0, fetch_local=False)
+        if not done:
+            # An executor that is starting again; or one that cannot reach this process: not to be waited for each time.
+            self._unheard_s[0] = time.monotonic()
+        return None
 
     def find_executor(self, name: str) -> Any:
         """The handle of an executor; None when it is not there: one of a single workflow ends with it."""
@@ -125,9 +152,18 @@ def find_platform() -> Platform | None:
             return None
         _known.clear()
         platform = _known[cluster] = Platform(
-            management, description.config, description.address, description.executors
+            management,
+            description.config,
+            description.address,
+            description.executors,
+            _near=AVAILABLE and _is_on_node(description.address.node_id),
         )
         return platform
+
+
+def _is_on_node(node_id: str) -> bool:
+    client: Any = ray.util.client.ray
+    return not client.is_connected() and ray.get_runtime_context().get_node_id() == node_id
 
 
 def _description(management: Any) -> PlatformDescription | None:

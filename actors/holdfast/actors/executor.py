@@ -21,6 +21,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from holdfast.actors import names
+from holdfast.actors.acknowledgements import Acknowledger
 from holdfast.actors.answers import Answers
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operating_system import this_process
@@ -84,6 +85,7 @@ class Executor:
         self._lock.join(platform_id)
         self._core = ExecutorCore(self._folder.kv, name, self._say_who_i_am())
         self._answers = Answers(self._folder, name)
+        self._acknowledger = Acknowledger()
         self._launcher = Launcher(self._folder, address, name)
         self._arrived: list[tuple[Operation, asyncio.Future[Outcome] | None]] = []
         self._scheduled = self._closed = False
@@ -134,6 +136,17 @@ class Executor:
             outcome = error
         await self._drop_files_of_refused(request)
         return outcome
+
+    async def start(self, request: SubmitRequest, acknowledge_to: str) -> Any:
+        """`submit`, acknowledged over a local socket, then what `output` says; None when it is refused.
+
+        Args:
+            request: The workflow.
+            acknowledge_to: Address of an `AcknowledgementSocket` on this machine.
+        """
+        accepted = isinstance(await self.submit(request), Accepted)
+        self._acknowledger.say(acknowledge_to, request.nonce, accepted)
+        return await self.output(request.workflow_id) if accepted else None
 
     async def run(self, request: SubmitRequest) -> Answer | Outcome:
         """`submit`, then wait for the value; an outcome that is not Accepted comes back as it is."""

@@ -166,6 +166,9 @@ class ExecutorCore:
         known = store.find(txn, submit.workflow_id)
         if known is not None:
             return self._submit_known(txn, submit, known)
+        if store.was_deleted(txn, submit.nonce):
+            # Ray repeats a call whose executor died: what it had done may have been deleted meanwhile.
+            raise Refusal(WorkflowNotFoundError(submit.workflow_id, self._kv.url))
         admission = self._decide(txn)
         try:
             run, step = Run.create(submit.workflow_id, submit.graph, self._now)
@@ -504,6 +507,7 @@ def lose_cluster(kv: KeyValueStore, executors: Sequence[str]) -> int:
         How many workflows were running.
     """
     with kv.write() as txn:
+        store.forget_deleted(txn)
         running = store.list_seqs(txn, WorkflowStatus.RUNNING)
         for seq in running:
             row = store.get(txn, seq)

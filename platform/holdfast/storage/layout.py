@@ -9,6 +9,7 @@ as hashes, so that a key's length is bounded.
     w <seq>                       workflow: status, times, metadata, output
     s <status> <seq>              status index
     b <nonce>                     -> seq: whose blobs lie in the folder of that name
+    j <nonce>                     a submission whose workflow was deleted while the platform was up
     l <seq>                       lease: epoch, executor
     a <executor> 0 <seq>          workflows that an executor holds in memory
     g <seq> <first task>          graph, in pieces
@@ -84,6 +85,14 @@ def workflow(seq: int) -> bytes:
 def blob_group(nonce: str) -> bytes:
     """Where the folder of a submission's blobs leads to its workflow."""
     return b"b" + _digest(nonce)
+
+
+DELETED = b"j"
+
+
+def deleted(nonce: str) -> bytes:
+    """A submission whose workflow was deleted: sent again, it is not to run again."""
+    return b"j" + _digest(nonce)
 
 
 def status(name: str, seq: int | None = None) -> bytes:

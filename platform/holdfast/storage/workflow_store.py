@@ -87,6 +87,7 @@ def delete(txn: WriteTransaction, row: WorkflowRow) -> None:
     """Remove every row of a workflow. Its blobs are the caller's to remove, afterwards."""
     txn.delete(layout.workflow_id(row.workflow_id))
     txn.delete(layout.blob_group(row.nonce))
+    txn.put(layout.deleted(row.nonce), b"")
     txn.delete(layout.status(row.status.value, row.seq))
     txn.delete(layout.active(row.executor, row.seq))
     if row.queue_number is not None:
@@ -94,6 +95,16 @@ def delete(txn: WriteTransaction, row: WorkflowRow) -> None:
     _add_to_count(txn, row.status, -1)
     for prefix in layout.rows_of(row.seq):
         txn.delete_prefix(prefix)
+
+
+def was_deleted(txn: ReadTransaction, nonce: str) -> bool:
+    """Whether the workflow of a submission has been deleted since this platform started."""
+    return txn.get(layout.deleted(nonce)) is not None
+
+
+def forget_deleted(txn: WriteTransaction) -> None:
+    """Nobody is left who could send an old submission again."""
+    txn.delete_prefix(layout.DELETED)
 
 
 def owns_blobs(txn: ReadTransaction, nonce: str) -> bool:

@@ -114,6 +114,9 @@ def run_async(
     Semantics: when this returns the workflow is durable.
     """
     request = _request(dag, args, kwargs, workflow_id, metadata, dedicated_executor)
+    started = _with_platform(lambda platform: platform.start(request))
+    if started is not None:
+        return started
     _accepted(_asking(request.workflow_id, "submit", request))
     return _reference(request.workflow_id)
 
