@@ -25,6 +25,7 @@ WORKFLOW_NAMES = {
     # Building
     "continuation", "options", "create", "step", "wait", "wait_for_event", "sleep", "Workflow", "Retry",
     # Events
+    "on_event", "list_event_subscriptions", "delete_event_subscription", "EventSubscription",
     "EventListener", "send_event",
     # Asynchronous twins and error types, as modules
     "aio", "exceptions",

@@ -38,13 +38,16 @@ from holdfast.actors.operations import (
     Post,
     Recover,
     Resume,
+    StartFrom,
     Submit,
+    Subscribe,
+    Unsubscribe,
     Wake,
 )
 from holdfast.actors.ray_launch import Launcher
 from holdfast.actors.ray_untyped import remote
 from holdfast.actors.reply_signals import signal_of_reply
-from holdfast.actors.requests import Answer, EventRequest, SubmitRequest
+from holdfast.actors.requests import Answer, EventRequest, SubmitRequest, SubscribeRequest
 from holdfast.actors.running_calls import RunningCalls
 from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress, object_blob
 from holdfast.actors.task_call import Continued, Reply, Returned
@@ -58,6 +61,7 @@ from holdfast.storage.folder import StorageFolder
 from holdfast.storage.payload import Payload
 from holdfast.storage.platform_lock import PlatformLock
 from holdfast.storage.record_codec import Blob, Referring
+from holdfast.storage.subscriptions import Subscription
 from holdfast.storage.workflow_row import WorkflowRow
 
 log = logging.getLogger("holdfast")
@@ -181,6 +185,28 @@ class Executor:
         """Forget a workflow that is not active."""
         return await self._operate(Delete(workflow_id=workflow_id))
 
+    async def subscribe(self, request: SubscribeRequest) -> Outcome:
+        """Have each event of a stream start a workflow. Durable when this returns."""
+        try:
+            environment = await asyncio.to_thread(self._store_rule, request)
+        except StorageError as error:
+            return error
+        subscription = Subscription(
+            name=request.name,
+            source=request.source,
+            selector=request.selector,
+            graph=request.graph,
+            environment=environment,
+            id_template=request.id_template,
+            id_function=request.id_function,
+            user_metadata=request.user_metadata,
+        )
+        return await self._operate(Subscribe(subscription=subscription))
+
+    async def unsubscribe(self, name: str) -> Outcome:
+        """Start no more workflows by a rule."""
+        return await self._operate(Unsubscribe(name=name))
+
     async def post(self, request: EventRequest) -> Outcome:
         """Put an event into a workflow's inbox. Durable when this returns."""
         value: Any = request.payload
@@ -229,6 +255,14 @@ class Executor:
     async def fire(self, timers: Sequence[tuple[float, int, int]]) -> list[Outcome]:
         """Timers of this executor's workflows have come due: (due time, workflow, task)."""
         operations = [FireTimer(seq=seq, task=task, due_unix_s=due) for due, seq, task in timers]
+        return list(await asyncio.gather(*(self._operate(operation) for operation in operations)))
+
+    async def start_from(self, subscription: int, events: Sequence[tuple[int, str]]) -> list[Outcome]:
+        """Events of outside sources start workflows: (number of the event, workflow id). Done before: no effect."""
+        operations = (
+            StartFrom(subscription=subscription, event=number, workflow_id=workflow_id)
+            for number, workflow_id in events
+        )
         return list(await asyncio.gather(*(self._operate(operation) for operation in operations)))
 
     async def wake(self, seqs: Sequence[int]) -> None:
@@ -486,6 +520,10 @@ class Executor:
             row = store.find(txn, request.workflow_id)
         if row is None or row.nonce != request.nonce:
             await asyncio.to_thread(self._folder.blobs.delete_group, request.nonce)
+
+    def _store_rule(self, request: SubscribeRequest) -> str:
+        self._launcher.store_code(request.code)
+        return self._launcher.store_environment(request.environment)
 
     def _store_submission(self, request: SubmitRequest) -> tuple[Graph, str]:
         self._launcher.store_code(request.code)

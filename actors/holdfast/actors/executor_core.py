@@ -33,7 +33,10 @@ from holdfast.actors.operations import (
     Post,
     Recover,
     Resume,
+    StartFrom,
     Submit,
+    Subscribe,
+    Unsubscribe,
     Wake,
 )
 from holdfast.engine.errors import (
@@ -51,8 +54,8 @@ from holdfast.engine.run import Run
 from holdfast.engine.signals import CancelRequested, EventReceived, TimerDue
 from holdfast.engine.step import Step
 from holdfast.engine.transitions import StatusSignal, WorkflowStatus, next_status
-from holdfast.listeners.forms import payload_of
-from holdfast.storage import event_readers
+from holdfast.listeners.forms import arguments_of, payload_of
+from holdfast.storage import event_readers, subscriptions
 from holdfast.storage import workflow_store as store
 from holdfast.storage.interface import KeyValueStore, WriteTransaction
 from holdfast.storage.payload import Payload
@@ -154,6 +157,13 @@ class ExecutorCore:
                     return self._recover(txn, operation.seq)
                 case Wake():
                     return self._wake(txn, operation.seq)
+                case StartFrom():
+                    return self._start_from(txn, operation)
+                case Subscribe():
+                    return self._subscribe(txn, operation)
+                case Unsubscribe():
+                    known = subscriptions.unsubscribe(txn, operation.name)
+                    return Accepted(seq=-1, status=WorkflowStatus.NONE, fresh=known)
                 case AdmitQueued():
                     self._admit_queued(txn)
                     return Accepted(seq=-1, status=WorkflowStatus.NONE)
@@ -368,6 +378,37 @@ class ExecutorCore:
             # Others may wait on the same stream.
             self._to_read.append((seq, stream))
             self._write(txn, held, held.run.apply(signal, self._now))
+
+    def _subscribe(self, txn: WriteTransaction, subscribe: Subscribe) -> Outcome:
+        try:
+            kept, new = subscriptions.subscribe(txn, subscribe.subscription, self._now)
+        except ValueError as error:
+            raise Refusal(error) from error
+        if new:
+            self._batch.sources.append(kept.source)
+        return Accepted(seq=-1, status=WorkflowStatus.NONE)
+
+    def _start_from(self, txn: WriteTransaction, start: StartFrom) -> Outcome:
+        rule = subscriptions.get_subscription(txn, start.subscription)
+        event = subscriptions.is_to_start(txn, start.subscription, start.event)
+        if rule is None or event is None:
+            return Accepted(seq=-1, status=WorkflowStatus.NONE, fresh=False)
+        known = store.find(txn, start.workflow_id)
+        if known is not None:
+            subscriptions.note_started(txn, rule, start.event, repeated=True)
+            return Accepted(seq=known.seq, status=known.status, fresh=False)
+        (node,) = rule.graph.nodes
+        arguments = Payload(arguments_of(event.note, event.key, event.value))
+        submit = Submit(
+            workflow_id=start.workflow_id,
+            nonce=subscriptions.submission_nonce(rule.number, start.event),
+            graph=replace(rule.graph, nodes=(replace(node, arguments=arguments),)),
+            user_metadata=rule.user_metadata,
+            environment=rule.environment,
+        )
+        outcome = self._submit(txn, submit)
+        subscriptions.note_started(txn, rule, start.event, repeated=False)
+        return outcome
 
     # -- queue ---------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ only the one whose code was running then is told that it was lost.
 from __future__ import annotations
 
 import inspect
+import pickle
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import ray
@@ -18,7 +19,7 @@ from holdfast.actors.black_box import BlackBox
 from holdfast.actors.carried_modules import import_here, prepare_imports
 from holdfast.actors.poll_loops import PollLoops
 from holdfast.actors.ray_untyped import remote
-from holdfast.actors.storage_access import StorageAccess, access
+from holdfast.actors.storage_access import StorageAccess, StorageAddress, access
 from holdfast.actors.task_call import Acknowledged, Heard, Raised, Reply, TaskCall
 from holdfast.actors.task_runner import load_arguments, load_code, load_value, raised, returned
 from holdfast.actors.values import set_cluster_nonce
@@ -56,6 +57,29 @@ class ListenerHost:
         call = unpack_call(packed_call)
         reply: Acknowledged | Raised = await self._run(call, time.time(), lambda: self._acknowledge(call))
         return reply
+
+    async def workflow_ids(self, storage: StorageAddress, function: str, messages: Sequence[bytes]) -> list[Any]:
+        """What a user's function calls the workflows of some events.
+
+        Args:
+            storage: Where the function is.
+            function: Its hash.
+            messages: The events, pickled.
+
+        Returns:
+            For each what the function returned, or an error that says what it raised.
+        """
+
+        async def name_all() -> list[Any]:
+            set_cluster_nonce(storage.cluster)
+            import_here()
+            call = load_code(access(storage), function)
+            prepare_imports(call)
+            return [_named(call, pickle.loads(message)) for message in messages]
+
+        # Under a key of no workflow: what ends this process in it is told apart by whoever asks, and tries again.
+        made: list[Any] = await self._loops.run((-1, 0), name_all)
+        return made
 
     async def _run(self, call: TaskCall, started: float, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         key = (call.seq, call.task)
@@ -96,3 +120,11 @@ class ListenerHost:
         set_cluster_nonce(call.storage.cluster)
         import_here()
         return access(call.storage)
+
+
+def _named(call: Callable[[Any], Any], message: Any) -> Any:
+    try:
+        return call(message)
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is said to them
+        # Not the error itself: whoever gets it cannot load the user's classes.
+        return ValueError(f"workflow_id= raised {type(error).__name__}: {error}")

@@ -30,10 +30,12 @@ from holdfast.actors.ray_untyped import actor_class, remote
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.engine.errors import HoldfastError
 from holdfast.engine.transitions import WorkflowStatus
+from holdfast.storage import subscriptions
 from holdfast.storage import workflow_store as store
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.garbage import collect_garbage
 from holdfast.storage.platform_lock import PlatformLock
+from holdfast.storage.subscriptions import Subscription
 from holdfast.storage.workflow_row import TaskView, WorkflowRow
 
 log = logging.getLogger("holdfast")
@@ -350,6 +352,11 @@ class ManagementActor:
             self._set_alarm()
 
     # -- sources -------------------------------------------------------------------------------------------------
+
+    async def list_subscriptions(self) -> list[Subscription]:
+        """The rules by which events start workflows."""
+        with self._kv.read() as txn:
+            return subscriptions.list_subscriptions(txn)
 
     async def note_source(self, source: str) -> None:
         """Somebody waits for events of a source that nobody had asked for before."""

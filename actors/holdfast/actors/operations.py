@@ -12,6 +12,7 @@ from holdfast.engine.plain_pickle import PlainPickle
 from holdfast.engine.records import Record
 from holdfast.engine.signals import Signal
 from holdfast.engine.transitions import WorkflowStatus
+from holdfast.storage.subscriptions import Subscription
 from holdfast.storage.workflow_row import WorkflowRow
 
 
@@ -109,11 +110,54 @@ class Wake:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Subscribe:
+    """Start a workflow with each event of a stream from now on."""
+
+    subscription: Subscription
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsubscribe:
+    """Start no more workflows by this rule."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartFrom:
+    """Submit the workflow of an event; done before, it has no effect.
+
+    Attributes:
+        subscription: Number of the rule.
+        event: Number of the event.
+        workflow_id: Under which id. One that is known already is left alone.
+    """
+
+    subscription: int
+    event: int
+    workflow_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdmitQueued:
     """Start queued workflows while there are free places."""
 
 
-Operation: TypeAlias = Submit | Resume | Cancel | Delete | Post | Deliver | FireTimer | Recover | Wake | AdmitQueued
+Operation: TypeAlias = (
+    Submit
+    | Resume
+    | Cancel
+    | Delete
+    | Post
+    | Deliver
+    | FireTimer
+    | Recover
+    | Wake
+    | Subscribe
+    | Unsubscribe
+    | StartFrom
+    | AdmitQueued
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

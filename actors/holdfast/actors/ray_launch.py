@@ -31,7 +31,7 @@ class Launcher:
     """
 
     def __init__(self, folder: StorageFolder, address: StorageAddress, executor: str) -> None:
-        self._folder, self._address, self._executor = folder, address, executor
+        self._folder, self.address, self._executor = folder, address, executor
         self._stored_code: set[str] = set()
         # Per set of options: `.options()` costs as much as a call.
         self._task_function = lru_cache(maxsize=4096)(self._make_task_function)
@@ -47,7 +47,7 @@ class Launcher:
 
     def start_listener(self, row: WorkflowRow, call: TaskCall) -> Any:
         """Poll a listener, or acknowledge its event; the reference of the reply."""
-        host = self._host(row.environment)
+        host = self.listener_host(row.environment)
         packed = pack_call(call)
         return host.poll.remote(packed) if call.event is None else host.acknowledge.remote(packed)
 
@@ -83,7 +83,8 @@ class Launcher:
             options["runtime_env"] = merge_environments(self._environments.load(environment), own)
         return ray.remote(run_task).options(**options)
 
-    def _host(self, environment: str) -> Any:
+    def listener_host(self, environment: str) -> Any:
+        """The process that runs users' listeners, and names workflows, in a runtime environment."""
         options: dict[str, Any] = {}
         if environment:
             options["runtime_env"] = self._environments.load(environment)

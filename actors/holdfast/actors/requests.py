@@ -53,6 +53,32 @@ class EventRequest(PlainPickle):
     dedupe_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscribeRequest(PlainPickle):
+    """A rule: each event of a stream starts a workflow.
+
+    Attributes:
+        name: Its name.
+        source, selector: Which events.
+        graph: One node, which takes the event as its only argument.
+        code: Functions by hash.
+        id_template: How a workflow's id is made of the event; empty when a function makes it.
+        id_function: Hash of that function; empty for none.
+        user_metadata: Of each workflow, JSON.
+        environment: The runtime environment, as captured; empty for none.
+    """
+
+    name: str
+    source: str
+    selector: str
+    graph: Graph
+    code: Mapping[str, bytes]
+    id_template: str = ""
+    id_function: str = ""
+    user_metadata: Mapping[str, Any] = field(default_factory=dict)
+    environment: bytes = b""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer(PlainPickle):
     """How a workflow came out: a value, or the error to raise."""

@@ -23,7 +23,16 @@ def payload_of(note: Mapping[str, Any], key: bytes | None, value: bytes | None) 
     Raises:
         ValueError: A form that this version does not know.
     """
+    return pickle.dumps(_formed(note, key, value), 5)
+
+
+def arguments_of(note: Mapping[str, Any], key: bytes | None, value: bytes | None) -> bytes:
+    """The arguments of a function that takes the event and nothing else, pickled; as `payload_of` otherwise."""
+    return pickle.dumps(((_formed(note, key, value),), {}), 5)
+
+
+def _formed(note: Mapping[str, Any], key: bytes | None, value: bytes | None) -> Any:
     form = note.get("form")
     if form is None:
-        return pickle.dumps((key, value), 5)
+        return key, value
     raise ValueError(f"no such form of events: {form!r}; the store was written by a newer version")

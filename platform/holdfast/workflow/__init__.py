@@ -32,6 +32,12 @@ from holdfast.workflow.graph_functions import Workflow, continuation, create, sl
 from holdfast.workflow.opening import init
 from holdfast.workflow.platform import platform_status, shutdown
 from holdfast.workflow.step_api import step
+from holdfast.workflow.subscriptions import (
+    EventSubscription,
+    delete_event_subscription,
+    list_event_subscriptions,
+    on_event,
+)
 
 NONE = WorkflowStatus.NONE
 RUNNING = WorkflowStatus.RUNNING
@@ -50,6 +56,7 @@ __all__ = [
     "RUNNING",
     "SUCCESSFUL",
     "EventListener",
+    "EventSubscription",
     "Retry",
     "Workflow",
     "WorkflowCancellationError",
@@ -61,6 +68,7 @@ __all__ = [
     "continuation",
     "create",
     "delete",
+    "delete_event_subscription",
     "exceptions",
     "get_metadata",
     "get_output",
@@ -68,6 +76,8 @@ __all__ = [
     "get_status",
     "init",
     "list_all",
+    "list_event_subscriptions",
+    "on_event",
     "options",
     "platform_status",
     "resume",

@@ -12,15 +12,18 @@ from typing import Any
 from ray.exceptions import RayTaskError
 
 from holdfast.engine.transitions import WorkflowStatus
-from holdfast.workflow import api
+from holdfast.workflow import api, subscriptions
 
 __all__ = [
     "cancel",
     "delete",
+    "delete_event_subscription",
     "get_metadata",
     "get_output",
     "get_status",
     "list_all",
+    "list_event_subscriptions",
+    "on_event",
     "resume",
     "resume_all",
     "run",
@@ -86,6 +89,21 @@ async def delete(workflow_id: str) -> None:
 async def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_key: str | None = None) -> bool:
     """As `workflow.send_event`."""
     return await asyncio.to_thread(api.send_event, workflow_id, key, payload, idempotency_key=idempotency_key)
+
+
+async def on_event(listener_class: Any, *args: Any, **kwargs: Any) -> str:
+    """As `workflow.on_event`."""
+    return await asyncio.to_thread(subscriptions.on_event, listener_class, *args, **kwargs)
+
+
+async def list_event_subscriptions() -> list[subscriptions.EventSubscription]:
+    """As `workflow.list_event_subscriptions`."""
+    return await asyncio.to_thread(subscriptions.list_event_subscriptions)
+
+
+async def delete_event_subscription(name: str) -> None:
+    """As `workflow.delete_event_subscription`."""
+    await asyncio.to_thread(subscriptions.delete_event_subscription, name)
 
 
 async def _value(reference: Any) -> Any:

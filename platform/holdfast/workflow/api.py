@@ -331,6 +331,16 @@ def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_k
 # -- inside ------------------------------------------------------------------------------------------------------------
 
 
+def ask(workflow_id: str, method: str, *arguments: Any) -> Any:
+    """Call a method of the executor that answers for an id, the platform found anew when it was started anew."""
+    return _asking(workflow_id, method, *arguments)
+
+
+def accepted(outcome: Any) -> Accepted:
+    """What an executor said, when it did what was asked; else what it refused with is raised."""
+    return _accepted(outcome)
+
+
 def check_workflow_id(workflow_id: Any) -> str:
     """A usable workflow id.
 

@@ -1,0 +1,172 @@
+"""Starts workflows from the events that subscriptions select.
+
+Lives in the process that reads a source. It finds out under which id each
+event's workflow is to run, asking the user's function for it in a process of
+the user's environment, and has an executor submit it. Events wait as rows: one
+that could not be started now is tried again, and one that never can becomes a
+dead letter. No user code runs here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import ray
+from ray.exceptions import RayError
+
+from holdfast.actors import names
+from holdfast.actors.operations import Accepted, Elsewhere
+from holdfast.actors.ray_launch import Launcher
+from holdfast.listeners.forms import payload_of
+from holdfast.storage import dead_letters, subscriptions
+from holdfast.storage.event_store import StoredEvent
+from holdfast.storage.folder import StorageFolder
+from holdfast.storage.subscriptions import Subscription, ToStart
+
+log = logging.getLogger("holdfast")
+
+AT_ONCE = 256
+"""How many events are on their way to their executors at once, for one subscription."""
+
+_LONGEST_ID_BYTES = 1024
+
+
+class EventStarter:
+    """Starts what is to be started, in the order of the events.
+
+    Args:
+        folder: The storage folder.
+        launcher: Knows the processes of the users' environments.
+        executors: Names of the executors of the pool.
+    """
+
+    def __init__(self, folder: StorageFolder, launcher: Launcher, executors: Sequence[str]) -> None:
+        self._folder, self._launcher, self._executors = folder, launcher, tuple(executors)
+        self._busy: set[int] = set()
+
+    def backlog(self, limit: int) -> int:
+        """How many events are yet to start a workflow; counted up to `limit`."""
+        with self._folder.kv.read() as txn:
+            rules = subscriptions.list_subscriptions(txn)
+            return sum(len(subscriptions.to_start(txn, rule.number, limit=limit)) for rule in rules)
+
+    async def start_all(self) -> bool:
+        """Start what there is, for every subscription.
+
+        Returns:
+            Whether nothing is left; False when an executor, or the user's process, could not take it now.
+        """
+        with self._folder.kv.read() as txn:
+            numbers = [rule.number for rule in subscriptions.list_subscriptions(txn)]
+        return all(await asyncio.gather(*(self.start(number) for number in numbers)))
+
+    async def start(self, subscription: int) -> bool:
+        """Start what there is for one subscription; as `start_all`. Meanwhile called again, it leaves it to that."""
+        if subscription in self._busy:
+            return False
+        self._busy.add(subscription)
+        try:
+            while True:
+                with self._folder.kv.read() as txn:
+                    rule = subscriptions.get_subscription(txn, subscription)
+                    waiting = subscriptions.to_start(txn, subscription, limit=AT_ONCE)
+                if rule is None or not waiting:
+                    return True
+                if not await self._start_some(rule, waiting):
+                    return False
+        finally:
+            self._busy.discard(subscription)
+
+    async def _start_some(self, rule: Subscription, waiting: Sequence[ToStart]) -> bool:
+        try:
+            ids = await self._workflow_ids(rule, [one.event for one in waiting])
+        except RayError as error:
+            log.error("the process that names workflows failed subscription=%s error=%s", rule.name, error)
+            return False
+        by_executor: dict[str, list[tuple[int, str]]] = {}
+        refused: list[tuple[StoredEvent, str]] = []
+        for one, made in zip(waiting, ids, strict=True):
+            if isinstance(made, Exception):
+                refused.append((one.event, str(made)))
+            else:
+                executor = names.executor_for(made, self._executors)
+                by_executor.setdefault(executor, []).append((one.event.number, made))
+        if refused:
+            await asyncio.to_thread(self._set_aside, rule, refused)
+        outcomes = await asyncio.gather(
+            *(self._ask(executor, rule.number, events) for executor, events in by_executor.items())
+        )
+        return all(outcomes)
+
+    async def _ask(self, executor: str, subscription: int, events: Sequence[tuple[int, str]]) -> bool:
+        try:
+            handle = ray.get_actor(executor, namespace=names.NAMESPACE)
+            outcomes = await handle.start_from.remote(subscription, events)
+        except (RayError, ValueError) as error:
+            log.info("executor %s could not start workflows of events, trying again: %s", executor, error)
+            return False
+        held_back = [outcome for outcome in outcomes if not isinstance(outcome, Accepted | Elsewhere)]
+        if held_back:
+            log.warning(
+                "workflows of events are not started yet subscription=%d count=%d reason=%s",
+                subscription,
+                len(held_back),
+                held_back[0],
+            )
+        return not held_back
+
+    async def _workflow_ids(self, rule: Subscription, events: Sequence[StoredEvent]) -> list[str | Exception]:
+        if not rule.id_function:
+            return [_from_template(rule.id_template, event) for event in events]
+        host = self._launcher.listener_host(rule.environment)
+        messages = [payload_of(event.note, event.key, event.value) for event in events]
+        made: list[Any] = await host.workflow_ids.remote(self._launcher.address, rule.id_function, messages)
+        return [_checked(one) for one in made]
+
+    def _set_aside(self, rule: Subscription, refused: Sequence[tuple[StoredEvent, str]]) -> None:
+        with self._folder.kv.write() as txn:
+            for event, error in refused:
+                log.error("an event cannot start its workflow subscription=%s error=%s", rule.name, error)
+                letter = dead_letters.DeadLetter(
+                    source=rule.source,
+                    reason="start-failed",
+                    error=error,
+                    occurred_unix_s=time.time(),
+                    note={**event.note, "subscription": rule.name},
+                    event_number=event.number,
+                )
+                subscriptions.set_aside(txn, rule.number, event.number)
+                dead_letters.add_dead_letter(txn, letter)
+
+
+def template_fields(event: StoredEvent) -> dict[str, Any]:
+    """What a template of workflow ids can name: `event_id`, `key`, `value` and what the source notes of an event."""
+    fields: dict[str, Any] = {**event.note, "event_id": event.dedupe_id}
+    if event.key is not None:
+        fields["key"] = event.key.decode(errors="backslashreplace")
+    if event.value is not None and not event.undecodable:
+        try:
+            fields["value"] = orjson.loads(event.value)
+        except orjson.JSONDecodeError:
+            fields["value"] = event.value.decode(errors="backslashreplace")
+    return fields
+
+
+def _from_template(template: str, event: StoredEvent) -> str | Exception:
+    try:
+        return _checked(template.format_map(template_fields(event)))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        return ValueError(f"workflow_id={template!r} does not fit this event: {type(error).__name__}: {error}")
+
+
+def _checked(made: Any) -> str | Exception:
+    if isinstance(made, Exception):
+        return made
+    if not isinstance(made, str) or not 0 < len(made.encode("utf-8", "surrogatepass")) <= _LONGEST_ID_BYTES:
+        return ValueError(f"workflow_id= must give a string of 1 to {_LONGEST_ID_BYTES} bytes, not {made!r:.200}")
+    return made
