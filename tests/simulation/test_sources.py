@@ -1,0 +1,96 @@
+"""Events of outside sources under the simulation: laws, and faults that they catch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from holdfast.storage import event_readers, event_store, subscriptions
+from tests.simulation.source_world import SourceWorld, run_source_seed
+
+SEEDS = 1_500
+
+
+def test_events_reach_whoever_reads_them_whatever_crashes() -> None:
+    broken = [line for seed in range(SEEDS) if (line := run_source_seed(seed)) is not None]
+    assert broken == []
+
+
+class ForgetfulReader(SourceWorld):
+    """Loses how far it has read: the positions are written without the events now and then."""
+
+    def ingest(self, events: Any, moves: Any) -> event_store.Ingested:
+        return super().ingest(events[:-1] if self.random.random() < 0.1 else events, moves)
+
+
+class RepeatingReader(SourceWorld):
+    """Takes a batch in under new dedupe ids, as a reader that counts by itself would."""
+
+    def ingest(self, events: Any, moves: Any) -> event_store.Ingested:
+        if self.random.random() < 0.1:
+            super().ingest(events, {})
+        return super().ingest(events, moves)
+
+
+def _no_wake_rows(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(event_readers, "pending_wakes", lambda txn, limit: [])
+
+
+def _cursor_stands_still(patch: pytest.MonkeyPatch) -> None:
+    honest = event_readers.pull
+
+    def pull(txn: Any, row: Any, stream: Any) -> Any:
+        found = honest(txn, row, stream)
+        txn.delete_prefix(b"C" + row.seq.to_bytes(8, "big"))
+        return found
+
+    patch.setattr(event_readers, "pull", pull)
+
+
+def _readers_are_not_noted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(event_readers, "_wait", lambda txn, row, source, selector: None)
+
+
+def _positions_are_not_compared(patch: pytest.MonkeyPatch) -> None:
+    honest = event_store.ingest
+
+    def ingest(txn: Any, name: str, events: Any, *, moves: Any, now_unix_s: float) -> Any:
+        known = event_store.positions(txn, name)
+        fresh = {at: (known.get(at), new) for at, (_, new) in moves.items()}
+        return honest(txn, name, events, moves=fresh, now_unix_s=now_unix_s)
+
+    patch.setattr(event_store, "ingest", ingest)
+
+
+def _start_rows_stay(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(subscriptions, "note_started", lambda txn, rule, number, repeated: None)
+
+
+def _only_early_events_are_read(patch: pytest.MonkeyPatch) -> None:
+    honest = event_readers._candidates
+    patch.setattr(event_readers, "_candidates", lambda txn, s, sel, after: list(honest(txn, s, sel, after))[-1:])
+
+
+FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], type[SourceWorld]]] = {
+    "positions are written without their events": (lambda patch: None, ForgetfulReader),
+    "wakes that were not told are forgotten": (_no_wake_rows, SourceWorld),
+    "the cursor does not move": (_cursor_stands_still, SourceWorld),
+    "who waits is not noted": (_readers_are_not_noted, SourceWorld),
+    "a stale reader may move positions": (_positions_are_not_compared, SourceWorld),
+    "what has started a workflow is not noted": (_start_rows_stay, SourceWorld),
+    "the newest event is read first": (_only_early_events_are_read, SourceWorld),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_deliberate_fault_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inject, world = FAULTS[name]
+    inject(monkeypatch)
+    assert any(run_source_seed(seed, world) for seed in range(SEEDS)), f"{SEEDS} schedules did not show that {name}"
+
+
+def test_a_batch_that_is_taken_in_twice_counts_once() -> None:
+    broken = [line for seed in range(200) if (line := run_source_seed(seed, RepeatingReader)) is not None]
+    assert broken == []
