@@ -16,11 +16,13 @@ from typing import Any
 import ray
 
 from holdfast import workflow
+from holdfast.listeners import HTTPListener
 
 LATENCY_RUNS = 100
 CHAIN_LENGTH = 200
 FANOUT_WIDTH = 1000
 MANY_WORKFLOWS = 500
+EVENTS = 200
 
 
 @ray.remote
@@ -140,6 +142,40 @@ def many_plain_ray() -> float:
     return _timed(work)
 
 
+def event_holdfast() -> float:
+    """Median seconds from sending an event until the value of the workflow that waited for it is at the caller."""
+
+    def work(workflow_id: str, value: ray.ObjectRef[Any]) -> None:
+        workflow.send_event(workflow_id, "key", workflow_id)
+        _check(ray.get(value), ("key", workflow_id))
+
+    def wait(at: int) -> tuple[str, ray.ObjectRef[Any]]:
+        waits: Any = workflow.wait_for_event(HTTPListener, "key")
+        return f"event-{at}", workflow.run_async(waits, workflow_id=f"event-{at}")
+
+    return statistics.median(_timed(partial(work, *waiting)) for waiting in [wait(at) for at in range(EVENTS)])
+
+
+@ray.remote(num_cpus=0)
+class Echo:
+    """An actor that gives back what it is given."""
+
+    def say(self, what: str) -> str:
+        """What it was given."""
+        return what
+
+
+def event_plain_ray() -> float:
+    """Median seconds of a call of an actor that waits for calls."""
+    echo = Echo.remote()
+    _check(ray.get(echo.say.remote("")), "")
+
+    def work(at: int) -> None:
+        _check(ray.get(echo.say.remote(f"event-{at}")), f"event-{at}")
+
+    return statistics.median(_timed(partial(work, at)) for at in range(EVENTS))
+
+
 WORKLOADS: Mapping[str, Workload] = {
     "latency": Workload(
         what=f"one-task workflow, median of {LATENCY_RUNS}",
@@ -168,6 +204,13 @@ WORKLOADS: Mapping[str, Workload] = {
         plain_ray=many_plain_ray,
         tasks_per_workflow={f"many-{at}": {"noop": 1} for at in range(MANY_WORKFLOWS)},
         asked_speed=0.12,
+    ),
+    "event": Workload(
+        what=f"event to result of a waiting workflow, against a call of an actor, median of {EVENTS}",
+        holdfast=event_holdfast,
+        plain_ray=event_plain_ray,
+        tasks_per_workflow={f"event-{at}": {"holdfast.listeners.http.HTTPListener": 1} for at in range(EVENTS)},
+        asked_speed=1 / 3,
     ),
 }
 

@@ -20,7 +20,7 @@ PUBLIC_PACKAGES = ("holdfast.workflow", "holdfast.listeners", "holdfast.engine",
 # An export is a decision: who adds a name to holdfast.workflow adds it here too, and to the changelog.
 WORKFLOW_NAMES = {
     # Running and asking
-    "init", "run", "run_async", "resume", "resume_async", "resume_all", "get_output", "get_output_async",
+    "init", "run", "run_async", "submit", "resume", "resume_async", "resume_all", "get_output", "get_output_async",
     "list_all", "get_status", "get_metadata", "cancel", "delete", "shutdown", "platform_status",
     # Building
     "continuation", "options", "create", "step", "wait", "wait_for_event", "sleep", "Workflow", "Retry",

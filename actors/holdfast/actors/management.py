@@ -198,6 +198,8 @@ class ManagementActor:
                 namespace=names.NAMESPACE,
                 get_if_exists=True,
                 lifetime="detached",
+                # What we say to each other is no task of the user's, and Ray would keep 4 KiB of each call.
+                enable_task_events=False,
                 max_restarts=-1,
                 max_task_retries=-1,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(self._node_id, soft=False),

@@ -81,6 +81,7 @@ def _make_management(config: PlatformConfig, node_id: str) -> Any:
             namespace=names.NAMESPACE,
             get_if_exists=True,
             lifetime="detached",
+            enable_task_events=False,
             max_restarts=-1,
             max_task_retries=-1,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),

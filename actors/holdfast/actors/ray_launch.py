@@ -95,6 +95,7 @@ class Launcher:
                 namespace=names.NAMESPACE,
                 get_if_exists=True,
                 lifetime="detached",
+                enable_task_events=False,
                 max_restarts=-1,
                 max_task_retries=0,
                 **options,

@@ -27,6 +27,7 @@ from holdfast.workflow.api import (
     run,
     run_async,
     send_event,
+    submit,
 )
 from holdfast.workflow.graph_functions import Workflow, continuation, create, sleep, wait, wait_for_event
 from holdfast.workflow.opening import init
@@ -89,6 +90,7 @@ __all__ = [
     "shutdown",
     "sleep",
     "step",
+    "submit",
     "wait",
     "wait_for_event",
 ]

@@ -29,6 +29,7 @@ __all__ = [
     "run",
     "run_async",
     "send_event",
+    "submit",
 ]
 
 
@@ -44,6 +45,13 @@ async def run_async(
 ) -> Any:
     """As `workflow.run_async`: an awaitable Ray reference."""
     return await asyncio.to_thread(api.run_async, dag, *args, workflow_id=workflow_id, metadata=metadata, **kwargs)
+
+
+async def submit(
+    dag: Any, *args: Any, workflow_id: str | None = None, metadata: dict[str, Any] | None = None, **kwargs: Any
+) -> str:
+    """As `workflow.submit`."""
+    return await asyncio.to_thread(api.submit, dag, *args, workflow_id=workflow_id, metadata=metadata, **kwargs)
 
 
 async def resume(workflow_id: str, *, dedicated_executor: bool = False) -> Any:
