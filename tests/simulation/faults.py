@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 
 from holdfast.actors.operations import Batch, Operation
+from holdfast.engine import admission, failing, finishing, reading, restoring, retrying, starting
 from holdfast.engine import run as engine_run
-from holdfast.engine import run_state
+from holdfast.engine.admission import admit
 from holdfast.engine.records import EventTaken, Record, TaskFinished, TaskWaiting, TimerSet
 from holdfast.engine.retry import RetryBudget, RetryPolicy
 from holdfast.engine.run import Run
 from holdfast.engine.run_image import RunImage
+from holdfast.engine.run_state import RunState
 from holdfast.engine.signals import Signal, TaskContinued, TaskLost, TaskRaised, TaskReturned
+from holdfast.engine.starting import start
 from holdfast.engine.step import Step
 from holdfast.engine.values import Split
 from holdfast.storage import workflow_store as store
@@ -30,6 +33,9 @@ from tests.simulation.disk import Fate
 from tests.simulation.generator import Program
 from tests.simulation.simulate import MakeWorld, make_world
 from tests.simulation.world import Shell, World
+
+ROOMS = (admission, failing, finishing, reading, restoring, retrying, starting, engine_run)
+"""Where the engine decides: what a fault replaces is replaced in all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,14 @@ class Fault:
     name: str
     inject: Callable[[pytest.MonkeyPatch], None] = lambda patch: None
     make: MakeWorld = make_world
+
+
+def _replace(patch: pytest.MonkeyPatch, name: str, replacement: Callable[..., Any]) -> None:
+    """Put something in the place of a function of the engine, wherever it is called from."""
+    rooms = [room for room in ROOMS if hasattr(room, name)]
+    assert rooms, f"the engine has no {name}"
+    for room in rooms:
+        patch.setattr(room, name, replacement)
 
 
 # -- the order of commit and commands ----------------------------------------------------------------------------------
@@ -133,7 +147,7 @@ def _without_splits(image: RunImage) -> RunImage:
 
 
 def _take_catching_links_for_aliases(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(run_state, "_passes_on", lambda graph, image: graph.sink in image.continuing)
+    _replace(patch, "_passes_on", lambda graph, image: graph.sink in image.continuing)
 
 
 # -- what is decided ---------------------------------------------------------------------------------------------------
@@ -171,18 +185,16 @@ def _back_off_for_ever(patch: pytest.MonkeyPatch) -> None:
 
 
 def _leak_scopes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Run, "_open_scope", lambda run, scope: None)
+    _replace(patch, "open_scope", lambda state, scope: None)
 
 
 def _alias_to_self(patch: pytest.MonkeyPatch) -> None:
-    honest = Run._admit
-
-    def admit(run: Run, graph: Any, parent: Any, step: Step) -> int:
+    def admit_below_itself(state: RunState, graph: Any, parent: Any, step: Step) -> int:
         if parent is not None and not parent.spec.options.catch_exceptions:
             parent.group = parent.index
-        return honest(run, graph, parent, step)
+        return admit(state, graph, parent, step)
 
-    patch.setattr(Run, "_admit", admit)
+    _replace(patch, "admit", admit_below_itself)
 
 
 def _always_idle(patch: pytest.MonkeyPatch) -> None:
@@ -190,22 +202,22 @@ def _always_idle(patch: pytest.MonkeyPatch) -> None:
 
 
 def _log_all_taken(patch: pytest.MonkeyPatch) -> None:
-    def log_taken(run: Run, task: Any, stream: Any, number: int, value: Any, step: Step) -> None:
+    def log_taken(state: RunState, task: Any, stream: Any, number: int, value: Any, step: Step) -> None:
         step.records.append(EventTaken(task=task.index, stream=stream, number=number))
 
-    patch.setattr(Run, "_log_taken", log_taken)
+    _replace(patch, "log_taken", log_taken)
 
 
 def _keep_what_restarted_tasks_took(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Run, "_give_back_events", lambda run, volatile_root: None)
+    _replace(patch, "give_back_events", lambda state, volatile_root: None)
 
 
 def _start_without_inputs_after_load(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Run, "_start_when_fed", Run._start)
+    _replace(patch, "start_when_fed", start)
 
 
 def _log_passing_splits(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Run, "_give_up_logging", lambda run, task: None)
+    _replace(patch, "_give_up_logging", lambda state, task: None)
 
 
 FAULTS = (

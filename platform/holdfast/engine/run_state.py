@@ -1,143 +1,99 @@
-"""The state a run starts from: empty, or restored from its records."""
+"""What a run holds in memory, with the counts kept over it.
+
+What a run keeps follows what is unfinished, not what has been done. Nothing
+here decides anything.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
-from holdfast.engine.graph import NodeSpec, TaskIndex
+from holdfast.engine.graph import TaskIndex
 from holdfast.engine.inbox import Inbox
 from holdfast.engine.live_task import LiveTask, TaskState
 from holdfast.engine.names import TaskNames
-from holdfast.engine.records import GraphLogged
-from holdfast.engine.run_image import RunImage
-from holdfast.engine.values import Split
+from holdfast.engine.records import EventTaken
+from holdfast.engine.transitions import WorkflowStatus
+from holdfast.engine.values import Value
+
+
+@dataclass(frozen=True, slots=True)
+class TakenUnlogged:
+    """An event that a task took whose result is not logged: the inbox keeps it until nobody needs it."""
+
+    taken: EventTaken
+    value: Any
+    volatile_root: TaskIndex | None
 
 
 @dataclass(slots=True, kw_only=True)
 class RunState:
-    """What a run holds in memory.
+    """The state of one run. Changed by the functions of the engine that a signal leads to, and by nobody else.
 
     Attributes:
+        workflow_id: Whose run it is.
+        status: RUNNING until it has ended.
         tasks: The live tasks by index, in order of index.
         names: The ids given out.
         next_index: Index of the next task.
         root: The task whose value is the workflow's.
         inbox: Unread events.
         outer_scope: For each task that catches, the one that catches around it.
+        busy: How many tasks run, poll or acknowledge.
+        not_durable: How many live tasks are not logged.
+        ready: Tasks to be started, in order.
+        called_back: Tasks that wait for a stream to which an event was given back.
+        taken_unlogged: See `taken_events`.
     """
 
+    workflow_id: str
+    status: WorkflowStatus = WorkflowStatus.RUNNING
     tasks: dict[TaskIndex, LiveTask] = field(default_factory=dict)
     names: TaskNames = field(default_factory=TaskNames)
     next_index: TaskIndex = 0
     root: TaskIndex = 0
     inbox: Inbox = field(default_factory=Inbox)
     outer_scope: dict[TaskIndex, TaskIndex | None] = field(default_factory=dict)
+    busy: int = 0
+    not_durable: int = 0
+    ready: deque[LiveTask] = field(default_factory=deque)
+    called_back: deque[LiveTask] = field(default_factory=deque)
+    taken_unlogged: list[TakenUnlogged] = field(default_factory=list)
 
+    def add(self, task: LiveTask) -> None:
+        """Hold one more task."""
+        self.tasks[task.index] = task
+        if not task.durable:
+            self.not_durable += 1
 
-def restore(image: RunImage) -> RunState:
-    """The state that the records tell, its tasks not yet joined to their inputs.
+    def remove(self, task: LiveTask) -> None:
+        """Hold a task no longer, if it is held."""
+        if self.tasks.pop(task.index, None) is not None and not task.durable:
+            self.not_durable -= 1
 
-    Only what the result still needs becomes a live task.
-    """
-    state = RunState(inbox=Inbox(image.last_event))
-    for event in image.inbox:
-        state.inbox.restore(event.stream, event.number, event.value)
-    specs: dict[TaskIndex, tuple[GraphLogged, NodeSpec]] = {}
-    tails: dict[TaskIndex, TaskIndex] = {}
-    for graph in image.graphs:
-        for offset, node in enumerate(graph.nodes):
-            specs[graph.first + offset] = (graph, node)
-            state.names.observe(node.task_id)
-        if graph.parent is None:
-            state.root = graph.sink
-        if graph.catcher is not None:
-            state.outer_scope[graph.catcher] = specs[graph.catcher][0].scope
-            tails[graph.catcher] = graph.sink
-        if graph.group != graph.sink and not _passes_on(graph, image):
-            # The last link of a chain: the only one whose value the first still waits for.
-            tails[graph.group] = graph.sink
-        state.next_index = max(state.next_index, graph.first + len(graph.nodes))
-    for index in sorted(_needed(image, state, specs, tails)):
-        state.tasks[index] = _restore_task(index, specs, image)
-    state.tasks[state.root].uses += 1
-    for done in image.finished.values():
-        if isinstance(done.value.base, Split):
-            for at, _ in done.value.base.remaining:
-                if at in state.tasks:
-                    state.tasks[at].uses += 1
-    return state
+    def set_busy(self, task: LiveTask, state: TaskState) -> None:
+        """Something outside works for this task from now on."""
+        task.state = state
+        self.busy += 1
 
+    def busy_less(self, task: LiveTask) -> None:
+        """Nothing outside works for this task any more."""
+        if task.state in (TaskState.RUNNING, TaskState.POLLING, TaskState.ACKNOWLEDGING):
+            self.busy -= 1
+            # Counted off once: who ends an attempt may go on to discard its task.
+            task.state = TaskState.BLOCKED
 
-def _passes_on(graph: GraphLogged, image: RunImage) -> bool:
-    """Whether the sink continued and has no part in its value any more; one that catches waits for it."""
-    catches = graph.nodes[graph.sink - graph.first].options.catch_exceptions
-    return graph.sink in image.continuing and not catches
+    def values_of(self, task: LiveTask) -> tuple[Value, ...]:
+        """The values of a task's inputs."""
+        found = []
+        for at in task.spec.inputs:
+            value = self.tasks[at].value
+            assert value is not None, f"task {task.spec.task_id} started before its input {at}"
+            found.append(value)
+        return tuple(found)
 
-
-def _was_given_up(scope: TaskIndex | None, image: RunImage, outer_scope: dict[TaskIndex, TaskIndex | None]) -> bool:
-    """Whether a failure ended this scope or one around it, and with it all that ran there."""
-    while scope is not None:
-        done = image.finished.get(scope)
-        if done is not None and done.value.caught and done.value.wraps == 0:
-            return True
-        scope = outer_scope.get(scope)
-    return False
-
-
-def _needed(
-    image: RunImage,
-    state: RunState,
-    specs: dict[TaskIndex, tuple[GraphLogged, NodeSpec]],
-    tails: dict[TaskIndex, TaskIndex],
-) -> set[TaskIndex]:
-    needed: set[TaskIndex] = set()
-    stack = [state.root]
-    for done in image.finished.values():
-        if isinstance(done.value.base, Split):
-            # Whoever has read the split may still ask for these, unless they ended with their scope.
-            stack.extend(
-                at
-                for at, _ in done.value.base.remaining
-                if not _was_given_up(specs[at][0].scope, image, state.outer_scope)
-            )
-    while stack:
-        index = stack.pop()
-        if index in needed:
-            continue
-        needed.add(index)
-        if index in image.finished:
-            continue
-        graph, node = specs[index]
-        if graph.scope is not None:
-            stack.append(graph.scope)
-        if index in image.continuing:
-            if index in tails:
-                stack.append(tails[index])
-        else:
-            stack.extend(node.inputs)
-    return needed
-
-
-def _restore_task(index: TaskIndex, specs: dict[TaskIndex, tuple[GraphLogged, NodeSpec]], image: RunImage) -> LiveTask:
-    graph, node = specs[index]
-    is_sink = index == graph.sink
-    task = LiveTask(
-        index=index,
-        spec=node,
-        group=graph.group if is_sink else index,
-        catcher=graph.catcher if is_sink else None,
-        scope=graph.scope,
-        durable=node.options.checkpoint or index in image.finished,
-    )
-    done, continuing, waiting = image.finished.get(index), image.continuing.get(index), image.waiting.get(index)
-    if done is not None:
-        task.state, task.value, task.missing = TaskState.DONE, done.value, -1
-    elif continuing is not None:
-        task.state, task.missing = TaskState.CONTINUED, -1
-        task.started_unix_s, task.ended_unix_s = continuing.started_unix_s, continuing.ended_unix_s
-    elif waiting is not None:
-        task.state = TaskState.WAITING
-        task.due_unix_s, task.stream, task.event = waiting.due_unix_s, waiting.stream, waiting.event
-        task.deaths, task.errors = waiting.deaths, waiting.errors
-        task.started_unix_s = waiting.started_unix_s
-    return task
+    def wants_place_after(self, task: LiveTask) -> bool:
+        """Whether a task may want to run in the worker that has run this one."""
+        return task.place_wanted_above or any(self.tasks[at].spec.options.in_place for at in task.consumers)

@@ -1,0 +1,156 @@
+"""A run's state from its records, and the step that sets it going again.
+
+Only what the result still needs comes back: a value that was not stored
+(`checkpoint=False`) is computed again when an unfinished task takes it, and
+not otherwise. Nothing here reads storage; it is given what was read.
+"""
+
+from __future__ import annotations
+
+from holdfast.engine.admission import join
+from holdfast.engine.graph import NodeSpec, TaskIndex
+from holdfast.engine.inbox import Inbox
+from holdfast.engine.leaving import forget_if_unused
+from holdfast.engine.live_task import LiveTask, TaskState
+from holdfast.engine.reading import acknowledge, read
+from holdfast.engine.records import GraphLogged, TimerSet
+from holdfast.engine.run_image import RunImage
+from holdfast.engine.run_state import RunState
+from holdfast.engine.starting import start_when_fed
+from holdfast.engine.step import Step
+from holdfast.engine.values import Split
+
+
+def restore(workflow_id: str, image: RunImage) -> RunState:
+    """The state that the records tell, its tasks not yet joined to their inputs.
+
+    Only what the result still needs becomes a live task.
+    """
+    state = RunState(workflow_id=workflow_id, inbox=Inbox(image.last_event))
+    for event in image.inbox:
+        state.inbox.restore(event.stream, event.number, event.value)
+    specs: dict[TaskIndex, tuple[GraphLogged, NodeSpec]] = {}
+    tails: dict[TaskIndex, TaskIndex] = {}
+    for graph in image.graphs:
+        for offset, node in enumerate(graph.nodes):
+            specs[graph.first + offset] = (graph, node)
+            state.names.observe(node.task_id)
+        if graph.parent is None:
+            state.root = graph.sink
+        if graph.catcher is not None:
+            state.outer_scope[graph.catcher] = specs[graph.catcher][0].scope
+            tails[graph.catcher] = graph.sink
+        if graph.group != graph.sink and not _passes_on(graph, image):
+            # The last link of a chain: the only one whose value the first still waits for.
+            tails[graph.group] = graph.sink
+        state.next_index = max(state.next_index, graph.first + len(graph.nodes))
+    for index in sorted(_needed(image, state, specs, tails)):
+        state.add(_restore_task(index, specs, image))
+    state.tasks[state.root].uses += 1
+    for done in image.finished.values():
+        if isinstance(done.value.base, Split):
+            for at, _ in done.value.base.remaining:
+                if at in state.tasks:
+                    state.tasks[at].uses += 1
+    return state
+
+
+def _passes_on(graph: GraphLogged, image: RunImage) -> bool:
+    """Whether the sink continued and has no part in its value any more; one that catches waits for it."""
+    catches = graph.nodes[graph.sink - graph.first].options.catch_exceptions
+    return graph.sink in image.continuing and not catches
+
+
+def _was_given_up(scope: TaskIndex | None, image: RunImage, outer_scope: dict[TaskIndex, TaskIndex | None]) -> bool:
+    """Whether a failure ended this scope or one around it, and with it all that ran there."""
+    while scope is not None:
+        done = image.finished.get(scope)
+        if done is not None and done.value.caught and done.value.wraps == 0:
+            return True
+        scope = outer_scope.get(scope)
+    return False
+
+
+def _needed(
+    image: RunImage,
+    state: RunState,
+    specs: dict[TaskIndex, tuple[GraphLogged, NodeSpec]],
+    tails: dict[TaskIndex, TaskIndex],
+) -> set[TaskIndex]:
+    needed: set[TaskIndex] = set()
+    stack = [state.root]
+    for done in image.finished.values():
+        if isinstance(done.value.base, Split):
+            # Whoever has read the split may still ask for these, unless they ended with their scope.
+            stack.extend(
+                at
+                for at, _ in done.value.base.remaining
+                if not _was_given_up(specs[at][0].scope, image, state.outer_scope)
+            )
+    while stack:
+        index = stack.pop()
+        if index in needed:
+            continue
+        needed.add(index)
+        if index in image.finished:
+            continue
+        graph, node = specs[index]
+        if graph.scope is not None:
+            stack.append(graph.scope)
+        if index in image.continuing:
+            if index in tails:
+                stack.append(tails[index])
+        else:
+            stack.extend(node.inputs)
+    return needed
+
+
+def _restore_task(index: TaskIndex, specs: dict[TaskIndex, tuple[GraphLogged, NodeSpec]], image: RunImage) -> LiveTask:
+    graph, node = specs[index]
+    is_sink = index == graph.sink
+    task = LiveTask(
+        index=index,
+        spec=node,
+        group=graph.group if is_sink else index,
+        catcher=graph.catcher if is_sink else None,
+        scope=graph.scope,
+        durable=node.options.checkpoint or index in image.finished,
+    )
+    done, continuing, waiting = image.finished.get(index), image.continuing.get(index), image.waiting.get(index)
+    if done is not None:
+        task.state, task.value, task.missing = TaskState.DONE, done.value, -1
+    elif continuing is not None:
+        task.state, task.missing = TaskState.CONTINUED, -1
+        task.started_unix_s, task.ended_unix_s = continuing.started_unix_s, continuing.ended_unix_s
+    elif waiting is not None:
+        task.state = TaskState.WAITING
+        task.due_unix_s, task.stream, task.event = waiting.due_unix_s, waiting.stream, waiting.event
+        task.deaths, task.errors = waiting.deaths, waiting.errors
+        task.started_unix_s = waiting.started_unix_s
+    return task
+
+
+def take_up(state: RunState, step: Step) -> None:
+    """Join what was restored, and take up each unfinished task where its record left it."""
+    unfinished = [task for task in state.tasks.values() if task.state in (TaskState.BLOCKED, TaskState.WAITING)]
+    join(state, (task.index for task in unfinished))
+    for task in state.tasks.values():
+        # In order of index: whoever stands above has been seen before.
+        above = state.tasks.get(task.group) if task.group != task.index else None
+        if above is None and task.catcher is not None:
+            above = state.tasks.get(task.catcher)
+        task.place_wanted_above = above is not None and state.wants_place_after(above)
+    for task in list(state.tasks.values()):
+        forget_if_unused(state, task)
+    for task in unfinished:
+        # An event that was there already may have finished others, or the workflow.
+        if task.state is not TaskState.WAITING or state.tasks.get(task.index) is not task:
+            continue
+        if task.due_unix_s is not None:
+            step.records.append(TimerSet(task=task.index, due_unix_s=task.due_unix_s))
+        elif task.event is not None:
+            acknowledge(state, task, step)
+        elif task.stream is not None:
+            read(state, task, task.stream, step)
+        else:
+            start_when_fed(state, task, step)
