@@ -24,9 +24,11 @@ from holdfast.engine.run import Run
 from holdfast.engine.run_image import RunImage
 from holdfast.engine.run_state import RunState
 from holdfast.engine.signals import Signal, TaskContinued, TaskLost, TaskRaised, TaskReturned
+from holdfast.engine.snapshot import Snapshot
 from holdfast.engine.starting import start
 from holdfast.engine.step import Step
 from holdfast.engine.values import Split
+from holdfast.storage import snapshots
 from holdfast.storage import workflow_store as store
 from holdfast.storage.memory import Operation as Write
 from tests.simulation.disk import Fate
@@ -133,8 +135,8 @@ def _load_without(change: Callable[[RunImage], RunImage]) -> Callable[[pytest.Mo
     def inject(patch: pytest.MonkeyPatch) -> None:
         honest = Run.load
 
-        def load(workflow_id: str, image: RunImage, now_unix_s: float) -> tuple[Run, Step]:
-            return honest(workflow_id, change(image), now_unix_s)
+        def load(workflow_id: str, image: RunImage, *about: Any) -> tuple[Run, Step]:
+            return honest(workflow_id, change(image), *about)
 
         patch.setattr(Run, "load", staticmethod(load))
 
@@ -148,6 +150,26 @@ def _without_splits(image: RunImage) -> RunImage:
 
 def _take_catching_links_for_aliases(patch: pytest.MonkeyPatch) -> None:
     _replace(patch, "_passes_on", lambda graph, image: graph.sink in image.continuing)
+
+
+def _believe_stale_snapshots(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(snapshots, "_is_good", lambda written_under, epoch: True)
+
+
+def _forget_in_snapshots(**wrong: Any) -> Callable[[pytest.MonkeyPatch], None]:
+    def inject(patch: pytest.MonkeyPatch) -> None:
+        honest = snapshots.save_snapshot
+
+        def save_snapshot(txn: Any, seq: int, epoch: int, snapshot: Snapshot) -> None:
+            honest(txn, seq, epoch, replace(snapshot, **wrong))
+
+        patch.setattr(snapshots, "save_snapshot", save_snapshot)
+
+    return inject
+
+
+def _forget_single_names(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(store, "has_task", lambda txn, seq, task_id: False)
 
 
 # -- what is decided ---------------------------------------------------------------------------------------------------
@@ -242,6 +264,10 @@ FAULTS = (
     Fault("a split is decided again after a crash", _load_without(_without_splits)),
     Fault("what tasks wait for is forgotten", _load_without(lambda image: replace(image, waiting={}))),
     Fault("what continued runs again", _load_without(lambda image: replace(image, continuing={}))),
+    Fault("a stale snapshot is believed", _believe_stale_snapshots),
+    Fault("a snapshot forgets whom splits name", _forget_in_snapshots(kept={})),
+    Fault("a snapshot forgets which ids were given once", _forget_single_names),
+    Fault("a snapshot forgets the scopes around scopes", _forget_in_snapshots(outer_scope={})),
     Fault("catch_exceptions does not reach below", _leak_scopes),
     Fault("a link of a chain that catches is taken for an alias", _take_catching_links_for_aliases),
     Fault("the end of a chain gives its value to the link above it only", _alias_to_self),

@@ -6,6 +6,7 @@ it is done here: carry messages, carry out commands, start anew after a crash.
 
 from __future__ import annotations
 
+import math
 from random import Random
 from typing import Any
 
@@ -24,8 +25,13 @@ from holdfast.actors.operations import (
 )
 from holdfast.engine.commands import AcknowledgeEvent, Command, Complete, StartListener, StartTask, StopTask
 from holdfast.engine.errors import StorageFullError, WorkflowNotFoundError
+from holdfast.engine.restoring import restore, take_up
 from holdfast.engine.run import Run
+from holdfast.engine.run_image import RunImage
+from holdfast.engine.run_state import RunState
 from holdfast.engine.signals import Signal
+from holdfast.engine.step import Step
+from holdfast.storage import snapshots
 from holdfast.storage import workflow_store as store
 from tests.simulation.clock import Clock
 from tests.simulation.disk import CrashError, Disk, Fate
@@ -43,7 +49,7 @@ class Shell:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.core = ExecutorCore(world.disk, "executor")
+        self.core = ExecutorCore(world.disk, "executor", snapshot_saves=world.snapshot_saves)
         self.queue: list[tuple[Operation, int]] = []
         self.fleets: dict[int, Fleet] = {}
         self.dead = False
@@ -150,6 +156,8 @@ class World:
         self.runs: dict[int, int] = {}
         self.seq = 1
         self.cancels = cancels
+        # Every third world writes snapshots however little they save; the others none, for their runs are short.
+        self.snapshot_saves = -math.inf if random.random() < 0.35 else math.inf
         self._crashes = crashes
         self._resumes = 0
         self._withheld: list[Post] = []
@@ -163,7 +171,10 @@ class World:
 
     def perform(self, shell: Shell, operations: list[Operation]) -> Batch:
         """Commit."""
-        return shell.core.perform(operations, self.clock.now_unix_s)
+        batch = shell.core.perform(operations, self.clock.now_unix_s)
+        for seq in batch.put_away:
+            self._check_snapshot(seq)
+        return batch
 
     def epoch_of(self, shell: Shell, seq: int) -> int:
         """The epoch under which the commands of a batch are carried out."""
@@ -228,6 +239,30 @@ class World:
             image = store.load_image(transaction, self.seq)
         run, _ = Run.load(WORKFLOW_ID, image, self.clock.now_unix_s)
         self.auditor.demand(bool(run.waits_for()), "every run ends, or waits for something named")
+
+    def _check_snapshot(self, seq: int) -> None:
+        """Where a snapshot was written, a load from it is a load from all records."""
+        with self.disk.read() as transaction:
+            image = snapshots.load_run(transaction, seq, store.current_epoch(transaction, seq) + 1)
+            if image.snapshot is None:
+                return
+            everything = store.load_image(transaction, seq)
+        (seen, first), (told, said) = self._loaded(image), self._loaded(everything)
+        if not all(self.program.book[key].durable for key in range(len(self.program.book))):
+            # What an unlogged split has named stays too; the records know nothing of it.
+            seen.tasks = {at: seen.tasks[at] for at in told.tasks if at in seen.tasks}
+            for at, task in seen.tasks.items():
+                task.uses = min(task.uses, told.tasks[at].uses)
+            seen.next_index = told.next_index
+        same = (seen.tasks, seen.root, seen.next_index, first) == (told.tasks, told.root, told.next_index, said)
+        same = same and all(_scopes(seen, task.scope) == _scopes(told, task.scope) for task in seen.tasks.values())
+        self.auditor.demand(same, "a snapshot tells what the records tell", lambda: f"{seen}, not {told}")
+
+    def _loaded(self, image: RunImage) -> tuple[RunState, Step]:
+        """What a run is after a load, and what it does first."""
+        state, step = restore(WORKFLOW_ID, image), Step(now_unix_s=self.clock.now_unix_s)
+        take_up(state, step)
+        return state, step
 
     # -- clients -------------------------------------------------------------------------------------------------
 
@@ -357,3 +392,12 @@ class World:
         zombie.dead = True
         for fleet in zombie.fleets.values():
             fleet.stopped = True
+
+
+def _scopes(state: RunState, scope: int | None) -> list[int]:
+    """A scope and those around it, from the inside."""
+    around = []
+    while scope is not None:
+        around.append(scope)
+        scope = state.outer_scope.get(scope)
+    return around

@@ -56,3 +56,25 @@ def test_memory_follows_the_ids_asked_for_and_not_the_tasks() -> None:
     for given in ("a", *(f"a_{number}" for number in range(1, 1_000))):
         restarted.observe(given)
     assert dict(restarted.counts) == {"a": 1_000}
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_ids_are_unique_where_single_ones_are_looked_up(seed: int) -> None:
+    random = Random(seed)
+    asked = [random.choice(("a", "a_1", "a_2", "a_1_1", "b", "b_1")) for _ in range(25)]
+    names, kept_whole = TaskNames(), TaskNames()
+    given: list[str] = []
+    for one in asked:
+        if random.random() < 0.2:
+            names = TaskNames(names.repeated, set(given).__contains__)
+        given.append(names.assign(one))
+        assert given[-1] == kept_whole.assign(one)
+
+
+def test_single_ids_are_not_among_the_repeated_ones() -> None:
+    names = TaskNames()
+    for number in range(100):
+        names.assign(f"order {number}")
+    names.assign("pay")
+    names.assign("pay")
+    assert dict(names.repeated) == {"pay": 2}

@@ -16,6 +16,7 @@ import queue
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from holdfast.actors import names
 from holdfast.actors.names import process_setting
@@ -55,11 +56,14 @@ from holdfast.engine.signals import CancelRequested, EventReceived, TimerDue
 from holdfast.engine.step import Step
 from holdfast.engine.transitions import StatusSignal, WorkflowStatus, next_status
 from holdfast.listeners.forms import arguments_of, payload_of
-from holdfast.storage import event_readers, subscriptions
+from holdfast.storage import event_readers, snapshots, subscriptions
 from holdfast.storage import workflow_store as store
 from holdfast.storage.interface import KeyValueStore, WriteTransaction
 from holdfast.storage.payload import Payload
 from holdfast.storage.workflow_row import WorkflowRow
+
+SNAPSHOT_SAVES = 50
+"""How many records fewer loading must read for a snapshot to be worth writing: a short sleeper never has one."""
 
 
 @dataclass(slots=True)
@@ -87,9 +91,17 @@ class ExecutorCore:
         name: The executor's name, under which it holds leases.
         process: (process id, start time) that the store has for this name as long as this process is the one that
             bears it; None where there is only one.
+        snapshot_saves: How many records fewer a load from a snapshot must read for the snapshot to be written.
     """
 
-    def __init__(self, kv: KeyValueStore, name: str, process: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        kv: KeyValueStore,
+        name: str,
+        process: Sequence[int] | None = None,
+        *,
+        snapshot_saves: float = SNAPSHOT_SAVES,
+    ) -> None:
         self.name = name
         self._process = process
         self.held: dict[int, Held] = {}
@@ -99,6 +111,8 @@ class ExecutorCore:
         self._now = 0.0
         self._queued = False
         self._to_read: deque[tuple[int, tuple[str, str]]] = deque()
+        self._snapshot_saves = snapshot_saves
+        self._transaction: WriteTransaction | None = None
 
     def perform(self, operations: Sequence[Operation], now_unix_s: float) -> Batch:
         """Carry out operations in one transaction.
@@ -118,6 +132,7 @@ class ExecutorCore:
         self._to_read.clear()
         try:
             with self._kv.write() as txn:
+                self._transaction = txn
                 self._check_process(txn)
                 for operation in operations:
                     self._batch.outcomes.append(self._perform(txn, operation))
@@ -129,6 +144,8 @@ class ExecutorCore:
             for seq in self._touched:
                 self.held.pop(seq, None)
             raise
+        finally:
+            self._transaction = None
         return self._batch
 
     def _check_process(self, txn: WriteTransaction) -> None:
@@ -479,11 +496,17 @@ class ExecutorCore:
 
     def _load(self, txn: WriteTransaction, row: WorkflowRow) -> Held:
         epoch = store.take_lease(txn, row.seq, self.name)
-        run, step = Run.load(row.workflow_id, store.load_image(txn, row.seq), self._now)
+        image = snapshots.load_run(txn, row.seq, epoch)
+        run, step = Run.load(row.workflow_id, image, self._now, partial(self._given_before, row.seq))
         held = Held(run, row, epoch)
         self._hold(held)
         self._write(txn, held, step)
         return held
+
+    def _given_before(self, seq: int, task_id: str) -> bool:
+        """Whether a task has this id. A run asks while it takes a signal, which it does in transactions only."""
+        assert self._transaction is not None
+        return store.has_task(self._transaction, seq, task_id)
 
     def _write(self, txn: WriteTransaction, held: Held, step: Step) -> None:
         held.row = store.write_records(txn, held.row, step.records)
@@ -510,6 +533,9 @@ class ExecutorCore:
             if held is not None and held.run.idle:
                 del self.held[seq]
                 store.put_away(txn, seq, self.name)
+                snapshot = held.run.snapshot(saves=self._snapshot_saves)
+                if snapshot is not None:
+                    snapshots.save_snapshot(txn, seq, held.epoch, snapshot)
                 self._batch.put_away.append(seq)
 
     def _change(

@@ -34,7 +34,7 @@ def admit(state: RunState, graph: Graph, parent: LiveTask | None, step: Step) ->
             volatile_root = group = parent.index
         if parent.spec.options.catch_exceptions:
             group, catcher = sink, parent.index
-            state.outer_scope[parent.index] = parent.scope
+            state.enter_scope(parent.index, parent.scope)
         elif volatile_root != parent.index:
             group = parent.group
         durable = volatile_root is None and _may_be_logged(state, graph, parent)

@@ -7,28 +7,60 @@ not otherwise. Nothing here reads storage; it is given what was read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from holdfast.engine.admission import join
 from holdfast.engine.graph import NodeSpec, TaskIndex
 from holdfast.engine.inbox import Inbox
 from holdfast.engine.leaving import forget_if_unused
 from holdfast.engine.live_task import LiveTask, TaskState
+from holdfast.engine.names import TaskNames, never
 from holdfast.engine.reading import acknowledge, read
 from holdfast.engine.records import GraphLogged, TimerSet
 from holdfast.engine.run_image import RunImage
 from holdfast.engine.run_state import RunState
+from holdfast.engine.snapshot import Snapshot
 from holdfast.engine.starting import start_when_fed
 from holdfast.engine.step import Step
 from holdfast.engine.values import Split
 
 
-def restore(workflow_id: str, image: RunImage) -> RunState:
+def restore(workflow_id: str, image: RunImage, given_before: Callable[[str], bool] = never) -> RunState:
     """The state that the records tell, its tasks not yet joined to their inputs.
 
-    Only what the result still needs becomes a live task.
+    Args:
+        workflow_id: Whose it is.
+        image: The records; with a snapshot in it, those that it needs.
+        given_before: Whether a task of the workflow has this id; asked from now on, and only after a snapshot.
+
+    Returns:
+        The state; only what the result still needs is a live task in it.
     """
     state = RunState(workflow_id=workflow_id, inbox=Inbox(image.last_event))
     for event in image.inbox:
         state.inbox.restore(event.stream, event.number, event.value)
+    if image.snapshot is None:
+        _restore_from_records(state, image)
+    else:
+        state.names = TaskNames(image.snapshot.names, given_before)
+        _restore_from_snapshot(state, image, image.snapshot)
+    return state
+
+
+def _restore_from_snapshot(state: RunState, image: RunImage, snapshot: Snapshot) -> None:
+    state.next_index, state.root = snapshot.next_index, snapshot.root
+    state.outer_scope.update(snapshot.outer_scope)
+    specs = {
+        index: (graph, node) for graph in image.graphs for index, node in enumerate(graph.nodes, start=graph.first)
+    }
+    for index in snapshot.live:
+        state.add(_restore_task(index, specs, image))
+    state.tasks[state.root].uses += 1
+    for index, uses in snapshot.kept.items():
+        state.tasks[index].uses += uses
+
+
+def _restore_from_records(state: RunState, image: RunImage) -> None:
     specs: dict[TaskIndex, tuple[GraphLogged, NodeSpec]] = {}
     tails: dict[TaskIndex, TaskIndex] = {}
     for graph in image.graphs:
@@ -48,11 +80,11 @@ def restore(workflow_id: str, image: RunImage) -> RunState:
         state.add(_restore_task(index, specs, image))
     state.tasks[state.root].uses += 1
     for done in image.finished.values():
-        if isinstance(done.value.base, Split):
+        # Once for a split, whatever number of tasks have it for their value.
+        if done.origin is None and isinstance(done.value.base, Split):
             for at, _ in done.value.base.remaining:
                 if at in state.tasks:
                     state.tasks[at].uses += 1
-    return state
 
 
 def _passes_on(graph: GraphLogged, image: RunImage) -> bool:

@@ -16,6 +16,8 @@ step. Here a signal finds its task; what follows from it is decided in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from holdfast.engine.admission import admit, continue_with
 from holdfast.engine.commands import AcknowledgeEvent, StartListener, StartTask
 from holdfast.engine.finishing import check_wait, split, succeed
@@ -23,6 +25,7 @@ from holdfast.engine.graph import Graph, NodeKind, TaskIndex
 from holdfast.engine.inbox import Stream
 from holdfast.engine.leaving import end_run
 from holdfast.engine.live_task import LiveTask, TaskState
+from holdfast.engine.names import never
 from holdfast.engine.reading import read, take_event
 from holdfast.engine.restoring import restore, take_up
 from holdfast.engine.retrying import retry_or_fail
@@ -41,6 +44,7 @@ from holdfast.engine.signals import (
     TaskReturned,
     TimerDue,
 )
+from holdfast.engine.snapshot import Snapshot, take_snapshot
 from holdfast.engine.starting import start, start_when_fed
 from holdfast.engine.step import Step
 from holdfast.engine.taken_events import log_taken, log_taken_unlogged
@@ -78,14 +82,22 @@ class Run:
         return cls(state), step
 
     @classmethod
-    def load(cls, workflow_id: str, image: RunImage, now_unix_s: float) -> tuple[Run, Step]:
+    def load(
+        cls, workflow_id: str, image: RunImage, now_unix_s: float, given_before: Callable[[str], bool] = never
+    ) -> tuple[Run, Step]:
         """A run as its records tell it, and the step that sets it going again.
+
+        Args:
+            workflow_id: Whose run it is.
+            image: Its records.
+            now_unix_s: The time, in seconds since the epoch.
+            given_before: Whether a task of this workflow has an id, by its records; asked after a load from a snapshot.
 
         Only what the result still needs is taken up: a value that was not stored
         (`checkpoint=False`) is computed again when an unfinished task takes it, and
         not otherwise.
         """
-        state, step = restore(workflow_id, image), Step(now_unix_s=now_unix_s)
+        state, step = restore(workflow_id, image, given_before), Step(now_unix_s=now_unix_s)
         take_up(state, step)
         _settle(state, step)
         return cls(state), step
@@ -112,6 +124,17 @@ class Run:
     def live_tasks(self) -> int:
         """How many tasks are held in memory."""
         return len(self._state.tasks)
+
+    def snapshot(self, *, saves: float) -> Snapshot | None:
+        """What is live of an idle run, if that spares whoever loads it from there reading so many records.
+
+        Args:
+            saves: How many records fewer, at the least.
+        """
+        if self._state.next_index - 3 * len(self._state.tasks) < saves:
+            return None
+        snapshot = take_snapshot(self._state)
+        return snapshot if snapshot.saved >= saves else None
 
     def attempt_of(self, index: TaskIndex) -> int:
         """The current attempt of a live task; 0 for one that is not live."""

@@ -85,6 +85,22 @@ class RunState:
             # Counted off once: who ends an attempt may go on to discard its task.
             task.state = TaskState.BLOCKED
 
+    def scopes_in_use(self) -> dict[TaskIndex, TaskIndex | None]:
+        """Of `outer_scope`, what live tasks may still ask for."""
+        used: dict[TaskIndex, TaskIndex | None] = {}
+        for task in self.tasks.values():
+            scope = task.scope
+            while scope is not None and scope not in used:
+                used[scope] = self.outer_scope.get(scope)
+                scope = used[scope]
+        return used
+
+    def enter_scope(self, scope: TaskIndex, outer: TaskIndex | None) -> None:
+        """Remember what catches around a catching task that continues."""
+        if len(self.outer_scope) > 2 * len(self.tasks) + 100:
+            self.outer_scope = self.scopes_in_use()
+        self.outer_scope[scope] = outer
+
     def values_of(self, task: LiveTask) -> tuple[Value, ...]:
         """The values of a task's inputs."""
         found = []

@@ -15,6 +15,7 @@ as hashes, so that a key's length is bounded.
     g <seq> <first task>          graph, in pieces
     t <seq> <task>                task: finished, continuing or failed
     y <seq> <task>                what a task waits for
+    h <seq>                       what is live of a run that was put away, after a long history
     n <seq> <hash of task id>     -> task
     d <due time> <seq> <task>     timers
     e <seq> <number>              inbox: events not taken yet
@@ -138,6 +139,11 @@ def waiting(seq: int, index: int | None = None) -> bytes:
     """What a task waits for."""
     prefix = b"y" + pack(seq)
     return prefix if index is None else prefix + pack(index)
+
+
+def snapshot(seq: int) -> bytes:
+    """What is live of a run that was put away, under the epoch it was put away under."""
+    return b"h" + pack(seq)
 
 
 def task_name(seq: int, task_id: str | None = None) -> bytes:
@@ -320,4 +326,4 @@ def last_part(key: bytes) -> int:
 def rows_of(seq: int) -> tuple[bytes, ...]:
     """Prefixes of all rows that belong to one workflow alone."""
     own = pack(seq)
-    return tuple(letter + own for letter in (b"g", b"t", b"y", b"n", b"e", b"k", b"x", b"l", b"C", b"W", b"w"))
+    return tuple(letter + own for letter in (b"g", b"t", b"y", b"h", b"n", b"e", b"k", b"x", b"l", b"C", b"W", b"w"))

@@ -293,6 +293,7 @@ def _end(txn: WriteTransaction, row: WorkflowRow, record: WorkflowEnded) -> Work
     )
     save(txn, ended, was=row.status)
     put_away(txn, row.seq, row.executor)
+    txn.delete(layout.snapshot(row.seq))
     return ended
 
 
@@ -340,26 +341,11 @@ def load_image(txn: ReadTransaction, seq: int) -> RunImage:
     finished: dict[TaskIndex, TaskFinished] = {}
     continuing: dict[TaskIndex, TaskContinuing] = {}
     for key, raw in txn.scan(layout.task(seq)):
-        header, pieces = open_frame(raw)
-        index, (started, ended) = layout.last_part(key), header["times"]
-        if "value" in header:
-            value, origin = read_value(header["value"], pieces)
-            finished[index] = TaskFinished(
-                task=index,
-                task_id=header["id"],
-                value=value,
-                origin=origin,
-                started_unix_s=started,
-                ended_unix_s=ended,
-            )
-        elif "group" in header:
-            continuing[index] = TaskContinuing(
-                task=index,
-                task_id=header["id"],
-                group=header["group"],
-                started_unix_s=started,
-                ended_unix_s=ended,
-            )
+        ending = _decode_ending(layout.last_part(key), raw)
+        if isinstance(ending, TaskFinished):
+            finished[ending.task] = ending
+        elif ending is not None:
+            continuing[ending.task] = ending
     for index, record in finished.items():
         finished[index] = replace(record, value=_complete(record, finished))
     return RunImage(
@@ -375,6 +361,32 @@ def load_image(txn: ReadTransaction, seq: int) -> RunImage:
     )
 
 
+def read_ending(txn: ReadTransaction, seq: int, index: TaskIndex) -> TaskFinished | TaskContinuing | None:
+    """How a task ended; None when it has not, or failed. The base of a value may stand in another row (`origin`)."""
+    raw = txn.get(layout.task(seq, index))
+    return None if raw is None else _decode_ending(index, raw)
+
+
+def read_waiting(txn: ReadTransaction, seq: int, index: TaskIndex) -> TaskWaiting | None:
+    """What a task waits for; None when nothing is recorded."""
+    raw = txn.get(layout.waiting(seq, index))
+    return None if raw is None else _decode_waiting(index, raw)
+
+
+def _decode_ending(index: TaskIndex, raw: bytes) -> TaskFinished | TaskContinuing | None:
+    header, pieces = open_frame(raw)
+    task_id, (started, ended) = header["id"], header["times"]
+    if "value" in header:
+        value, origin = read_value(header["value"], pieces)
+        return TaskFinished(
+            task=index, task_id=task_id, value=value, origin=origin, started_unix_s=started, ended_unix_s=ended
+        )
+    if "group" in header:
+        group = header["group"]
+        return TaskContinuing(task=index, task_id=task_id, group=group, started_unix_s=started, ended_unix_s=ended)
+    return None
+
+
 def _complete(record: TaskFinished, finished: dict[TaskIndex, TaskFinished]) -> Value:
     """A value with its base, and the values of a split, put in from the rows where they stand."""
     value = record.value
@@ -384,6 +396,11 @@ def _complete(record: TaskFinished, finished: dict[TaskIndex, TaskFinished]) -> 
         ready = tuple((at, _complete(finished[at], finished)) for at, _ in value.base.ready if at in finished)
         value = replace(value, base=replace(value.base, ready=ready))
     return value
+
+
+def has_task(txn: ReadTransaction, seq: int, task_id: str) -> bool:
+    """Whether a task of the workflow has this id."""
+    return txn.get(layout.task_name(seq, task_id)) is not None
 
 
 def find_task(txn: ReadTransaction, seq: int, task_id: str) -> TaskView | None:
