@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operations import Batch, Operation
-from holdfast.engine import admission, failing, finishing, reading, restoring, retrying, starting
+from holdfast.engine import admission, failing, finishing, leaving, reading, restoring, retrying, starting
 from holdfast.engine import run as engine_run
 from holdfast.engine.admission import admit
+from holdfast.engine.queueing import Admission, Limits
 from holdfast.engine.records import EventTaken, Record, TaskFinished, TaskWaiting, TimerSet
 from holdfast.engine.retry import RetryBudget, RetryPolicy
 from holdfast.engine.run import Run
@@ -27,16 +29,18 @@ from holdfast.engine.signals import Signal, TaskContinued, TaskLost, TaskRaised,
 from holdfast.engine.snapshot import Snapshot
 from holdfast.engine.starting import start
 from holdfast.engine.step import Step
+from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.values import Split
-from holdfast.storage import snapshots
+from holdfast.storage import layout, snapshots
 from holdfast.storage import workflow_store as store
 from holdfast.storage.memory import Operation as Write
+from holdfast.storage.workflow_row import WorkflowRow
 from tests.simulation.disk import Fate
 from tests.simulation.generator import Program
 from tests.simulation.simulate import MakeWorld, make_world
 from tests.simulation.world import Shell, World
 
-ROOMS = (admission, failing, finishing, reading, restoring, retrying, starting, engine_run)
+ROOMS = (admission, failing, finishing, leaving, reading, restoring, retrying, starting, engine_run)
 """Where the engine decides: what a fault replaces is replaced in all of them."""
 
 
@@ -48,11 +52,13 @@ class Fault:
         name: What is wrong.
         inject: Puts it in.
         make: The world it shows in.
+        in_town: It takes several workflows to show.
     """
 
     name: str
     inject: Callable[[pytest.MonkeyPatch], None] = lambda patch: None
     make: MakeWorld = make_world
+    in_town: bool = False
 
 
 def _replace(patch: pytest.MonkeyPatch, name: str, replacement: Callable[..., Any]) -> None:
@@ -242,6 +248,74 @@ def _log_passing_splits(patch: pytest.MonkeyPatch) -> None:
     _replace(patch, "_give_up_logging", lambda state, task: None)
 
 
+# -- places and queues -------------------------------------------------------------------------------------------------
+
+
+def _keep_places_of_ended(patch: pytest.MonkeyPatch) -> None:
+    honest = store.save
+
+    def save(txn: Any, row: WorkflowRow, *, was: WorkflowStatus | None = None) -> None:
+        honest(txn, row, was=was)
+        if was is WorkflowStatus.RUNNING and row.status is WorkflowStatus.SUCCESSFUL:
+            _count_once_more(txn)
+
+    patch.setattr(store, "save", save)
+
+
+def _count_again_when_loaded(patch: pytest.MonkeyPatch) -> None:
+    honest = ExecutorCore._recover
+
+    def recover(core: ExecutorCore, txn: Any, seq: int) -> Any:
+        held = seq in core.held
+        outcome = honest(core, txn, seq)
+        if not held and seq in core.held:
+            _count_once_more(txn)
+        return outcome
+
+    patch.setattr(ExecutorCore, "_recover", recover)
+
+
+def _count_once_more(txn: Any) -> None:
+    running = store.count(txn, WorkflowStatus.RUNNING)
+    txn.put(layout.counter("status." + WorkflowStatus.RUNNING.value), layout.pack(running + 1))
+
+
+def _start_without_a_place(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Limits, "may_start", lambda limits, *, running: True)
+
+
+def _let_the_queue_grow(patch: pytest.MonkeyPatch) -> None:
+    honest = Limits.decide
+
+    def decide(limits: Limits, **about: Any) -> Admission:
+        return honest(replace(limits, max_pending=None), **about)
+
+    patch.setattr(Limits, "decide", decide)
+
+
+def _serve_the_last_first(patch: pytest.MonkeyPatch) -> None:
+    def last_queued(txn: Any) -> int | None:
+        last = next(txn.scan(layout.QUEUE, reverse=True), None)
+        return None if last is None else layout.unpack(last[1])
+
+    patch.setattr(store, "first_queued", last_queued)
+
+
+def _tell_nobody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ExecutorCore, "_hand_over", lambda core, txn, row: None)
+
+
+def _admit_nobody_later(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ExecutorCore, "_admit_queued", lambda core, txn: None)
+
+
+# -- what is forgotten -------------------------------------------------------------------------------------------------
+
+
+def _keep_used_up(patch: pytest.MonkeyPatch) -> None:
+    _replace(patch, "forget_if_unused", lambda state, task: None)
+
+
 FAULTS = (
     Fault("commands are carried out before the commit", make=_world(HastyWorld)),
     Fault("a commit is lost and nobody is told", make=_world(ForgetfulWorld)),
@@ -274,4 +348,12 @@ FAULTS = (
     Fault("a run is put away while its tasks run", _always_idle),
     Fault("a task is started before inputs that are computed again", _start_without_inputs_after_load),
     Fault("a split that names unlogged tasks is logged", _log_passing_splits),
+    Fault("values that nobody will use again stay in memory", _keep_used_up),
+    Fault("a workflow that has ended keeps its place", _keep_places_of_ended, in_town=True),
+    Fault("a workflow that is recovered is counted again", _count_again_when_loaded, in_town=True),
+    Fault("a workflow starts without a place", _start_without_a_place, in_town=True),
+    Fault("the queue has no end", _let_the_queue_grow, in_town=True),
+    Fault("who came last is served first", _serve_the_last_first, in_town=True),
+    Fault("a place that is free stays so", _admit_nobody_later, in_town=True),
+    Fault("who is to drive a queued workflow is not told", _tell_nobody, in_town=True),
 )

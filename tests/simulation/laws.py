@@ -31,6 +31,12 @@ class LawBrokenError(AssertionError):
         self.law, self.detail = law, detail
 
 
+def demand(holds: bool, law: str, detail: Callable[[], str] | str = "") -> None:
+    """Break off when a law does not hold."""
+    if not holds:
+        raise LawBrokenError(law, detail if isinstance(detail, str) else detail())
+
+
 @dataclass(slots=True)
 class Waiting:
     """The last waiting row of a task."""
@@ -63,6 +69,7 @@ class Auditor:
     names: dict[str, int] = field(default_factory=dict)
     over: dict[int, str] = field(default_factory=dict)
     waiting: dict[int, Waiting] = field(default_factory=dict)
+    groups: dict[int, int] = field(default_factory=dict)
     splits: dict[int, Split] = field(default_factory=dict)
     keys_over: set[int] = field(default_factory=set)
     started: dict[int, int] = field(default_factory=dict)
@@ -76,8 +83,7 @@ class Auditor:
 
     def demand(self, holds: bool, law: str, detail: Callable[[], str] | str = "") -> None:
         """Break off when a law does not hold."""
-        if not holds:
-            raise LawBrokenError(law, detail if isinstance(detail, str) else detail())
+        demand(holds, law, detail)
 
     # -- what is committed ---------------------------------------------------------------------------------------
 
@@ -134,6 +140,7 @@ class Auditor:
             return
         self.keys_over.add(plan.key)
         if state == "group":
+            self.groups[index] = header["group"]
             return
         started, ended = header["times"]
         self.demand(
@@ -247,6 +254,23 @@ class Auditor:
         if plan.durable:
             waited = self.waiting.get(command.task)
             self.demand(waited is not None and waited.event is not None, "an event is acknowledged when it is durable")
+
+    # -- memory --------------------------------------------------------------------------------------------------
+
+    def most_live(self) -> int:
+        """How many tasks may be held in memory at most, where all results are logged.
+
+        Those that have not ended, their inputs, whom splits name, and of those that continued: where a chain began,
+        who catches, and who is an input.
+        """
+        unfinished = {index for index in self.nodes if index not in self.over}
+        live = {index for index, group in self.groups.items() if group == index and self.over[index] == "group"}
+        live |= {index for index in self.groups if self.nodes[index].options.catch_exceptions}
+        for index in unfinished:
+            live.update(self.nodes[index].inputs)
+        for split in self.splits.values():
+            live.update(at for at, _ in split.remaining)
+        return len(live | unfinished)
 
     # -- the end -------------------------------------------------------------------------------------------------
 

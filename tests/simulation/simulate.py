@@ -17,9 +17,11 @@ from random import Random
 
 from tests.simulation.generator import Program, generate
 from tests.simulation.laws import LawBrokenError
+from tests.simulation.town import Town
 from tests.simulation.world import World
 
 SEEDS_IN_A_BUNDLE = 100
+SEEDS_FOR_A_TOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,30 @@ def make_world(random: Random, program: Program, crashes: int, cancels: bool, wi
 
 
 def run_seed(seed: int, make: MakeWorld = make_world) -> Broken | None:
-    """One schedule. What it broke, if anything."""
+    """One schedule of one workflow. What it broke, if anything."""
     random = Random(seed)
     program = generate(random)
     crashes = random.choice((0, 0, 1, 2, 4))
     cancels = random.random() < 0.05
     world = make(random, program, crashes, cancels, random.random() < 0.1)
+    return _broken(seed, world.run)
+
+
+def run_town_seed(seed: int) -> Broken | None:
+    """One schedule of several workflows that share executors and places. What it broke, if anything."""
+    random = Random(seed)
+    programs = [generate(random) for _ in range(random.randint(2, 6))]
+    return _broken(seed, Town(random, programs, crashes=random.choice((0, 0, 1, 2, 4))).run)
+
+
+def run_any_seed(seed: int) -> Broken | None:
+    """One schedule: of several workflows for every so many seeds, else of one."""
+    return run_town_seed(seed) if seed % SEEDS_FOR_A_TOWN == SEEDS_FOR_A_TOWN - 1 else run_seed(seed)
+
+
+def _broken(seed: int, run: Callable[[], None]) -> Broken | None:
     try:
-        world.run()
+        run()
     except LawBrokenError as broken:
         return Broken(seed, broken.law, broken.detail)
     except Exception as error:
@@ -64,7 +82,7 @@ def run_seed(seed: int, make: MakeWorld = make_world) -> Broken | None:
 
 def run_bundle(first: int) -> list[Broken]:
     """The schedules of one bundle of seeds."""
-    return [broken for seed in range(first, first + SEEDS_IN_A_BUNDLE) if (broken := run_seed(seed)) is not None]
+    return [broken for seed in range(first, first + SEEDS_IN_A_BUNDLE) if (broken := run_any_seed(seed)) is not None]
 
 
 def run_many(schedules: int, seed: int, workers: int) -> Iterator[tuple[int, list[Broken]]]:
@@ -87,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     begun, count = time.monotonic(), 0
     if asked.schedules < SEEDS_IN_A_BUNDLE:
         results: Iterator[tuple[int, list[Broken]]] = (
-            (seed - asked.seed + 1, [one] if (one := run_seed(seed)) is not None else [])
+            (seed - asked.seed + 1, [one] if (one := run_any_seed(seed)) is not None else [])
             for seed in range(asked.seed, asked.seed + asked.schedules)
         )
     else:

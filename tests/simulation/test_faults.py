@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.faults import FAULTS, Fault
-from tests.simulation.simulate import Broken, run_seed
+from tests.simulation.simulate import Broken, run_seed, run_town_seed
 
 MOST_SEEDS = 3_000
 
@@ -18,8 +18,10 @@ def test_a_deliberate_fault_is_caught(fault: Fault, monkeypatch: pytest.MonkeyPa
 
 def test_without_a_fault_the_same_seeds_break_nothing() -> None:
     assert first_broken(Fault("nothing is wrong"), seeds=500) is None
+    assert first_broken(Fault("nothing is wrong", in_town=True), seeds=50) is None
 
 
 def first_broken(fault: Fault, seeds: int = MOST_SEEDS) -> Broken | None:
     """What the first seed that shows the fault broke."""
-    return next((broken for seed in range(seeds) if (broken := run_seed(seed, fault.make)) is not None), None)
+    runs = (run_town_seed(seed) if fault.in_town else run_seed(seed, fault.make) for seed in range(seeds))
+    return next((broken for broken in runs if broken is not None), None)

@@ -158,6 +158,8 @@ class World:
         self.cancels = cancels
         # Every third world writes snapshots however little they save; the others none, for their runs are short.
         self.snapshot_saves = -math.inf if random.random() < 0.35 else math.inf
+        # A task that waits for the rest of a split is logged where the wait is: those made later change nothing.
+        self._all_logged = all(program.book[key].durable for key in range(len(program.book)))
         self._crashes = crashes
         self._resumes = 0
         self._withheld: list[Post] = []
@@ -174,6 +176,8 @@ class World:
         batch = shell.core.perform(operations, self.clock.now_unix_s)
         for seq in batch.put_away:
             self._check_snapshot(seq)
+        for held in shell.core.held.values() if shell is self.shell else ():
+            self._check_memory(held.run)
         return batch
 
     def epoch_of(self, shell: Shell, seq: int) -> int:
@@ -240,6 +244,12 @@ class World:
         run, _ = Run.load(WORKFLOW_ID, image, self.clock.now_unix_s)
         self.auditor.demand(bool(run.waits_for()), "every run ends, or waits for something named")
 
+    def _check_memory(self, run: Run) -> None:
+        """Memory follows what is live; where results are not logged, the auditor does not know what that is."""
+        if self._all_logged:
+            live, most = run.live_tasks, self.auditor.most_live()
+            self.auditor.demand(live <= most, "memory follows what is live", f"{live} tasks, not {most}")
+
     def _check_snapshot(self, seq: int) -> None:
         """Where a snapshot was written, a load from it is a load from all records."""
         with self.disk.read() as transaction:
@@ -248,7 +258,7 @@ class World:
                 return
             everything = store.load_image(transaction, seq)
         (seen, first), (told, said) = self._loaded(image), self._loaded(everything)
-        if not all(self.program.book[key].durable for key in range(len(self.program.book))):
+        if not self._all_logged:
             # What an unlogged split has named stays too; the records know nothing of it.
             seen.tasks = {at: seen.tasks[at] for at in told.tasks if at in seen.tasks}
             for at, task in seen.tasks.items():
