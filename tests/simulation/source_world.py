@@ -7,6 +7,7 @@ twice, or not at all. A reader that was thought dead may come back and write.
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections import Counter
 from random import Random
@@ -31,6 +32,7 @@ from holdfast.engine.commands import StartTask
 from holdfast.engine.errors import StorageFullError
 from holdfast.engine.graph import Graph, NodeKind, NodeSpec
 from holdfast.engine.selectors import Selector
+from holdfast.engine.timers import CLOCK_GRAIN_S
 from holdfast.storage import event_readers, event_store, layout, subscriptions
 from holdfast.storage import workflow_store as store
 from holdfast.storage.event_store import IncomingEvent, PositionMovedError, StoredEvent
@@ -288,7 +290,13 @@ class SourceWorld:
             chained = bool(at) and self.random.random() < 0.6
             stream = self.random.choice(streams)
             nodes.append(
-                NodeSpec(task_id=f"t{at}", kind=NodeKind.EVENT, stream=stream, inputs=(at - 1,) if chained else ())
+                NodeSpec(
+                    task_id=f"t{at}",
+                    kind=NodeKind.EVENT,
+                    stream=stream,
+                    inputs=(at - 1,) if chained else (),
+                    duration_s=self.random.uniform(0, MOST_S) if self.random.random() < 0.15 else None,
+                )
             )
         every = tuple(range(len(nodes)))
         wait_s = self.random.choice((None, None, self.random.uniform(0, MOST_S)))
@@ -388,8 +396,16 @@ class SourceWorld:
                         for at in readers
                         if views[at].value is None and all(views[before].value for before in graph.nodes[at].inputs)
                     ]
+                    self._check_limits(graph, views, about)
                     if row.status.value == "RUNNING" and starving:
                         self.demand(len(took) == len(expected), "nobody waits for what is there", about)
+
+    def _check_limits(self, graph: Graph, views: Any, about: str) -> None:
+        for node, view in zip(graph.nodes, views, strict=False):
+            if view.error is not None:
+                due = (view.started_unix_s or 0.0) + (node.duration_s or math.inf)
+                in_time = (view.ended_unix_s or 0.0) >= due - CLOCK_GRAIN_S
+                self.demand(in_time, "a wait fails when its time is over and not before", about)
 
     def _check_order(self, graph: Graph, views: Any, readers: list[int], expected: list[int], about: str) -> None:
         for at in readers:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.engine import reading
 from holdfast.storage import event_readers, event_store, subscriptions
 from tests.simulation.source_world import SourceWorld, run_source_seed
 
@@ -73,6 +74,11 @@ def _only_early_events_are_read(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(event_readers, "_candidates", lambda txn, s, sel, after: list(honest(txn, s, sel, after))[-1:])
 
 
+def _limits_are_short(patch: pytest.MonkeyPatch) -> None:
+    honest = reading.wait_until
+    patch.setattr(reading, "wait_until", lambda task, due, step: honest(task, due - 5.0, step))
+
+
 FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], type[SourceWorld]]] = {
     "positions are written without their events": (lambda patch: None, ForgetfulReader),
     "wakes that were not told are forgotten": (_no_wake_rows, SourceWorld),
@@ -80,6 +86,7 @@ FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], type[SourceWorld]]
     "who waits is not noted": (_readers_are_not_noted, SourceWorld),
     "a stale reader may move positions": (_positions_are_not_compared, SourceWorld),
     "what has started a workflow is not noted": (_start_rows_stay, SourceWorld),
+    "the time of a wait is over too early": (_limits_are_short, SourceWorld),
     "the newest event is read first": (_only_early_events_are_read, SourceWorld),
 }
 

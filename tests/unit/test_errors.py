@@ -40,6 +40,7 @@ EXAMPLES: dict[type[BaseException], tuple[tuple[Any, ...], tuple[str, ...]]] = {
     errors.InvalidWorkflowIdError: (("''", "is empty"), ("''", "is empty", "1,024 bytes")),
     errors.StaleLeaseError: (("order-7", 3, 4), ("order-7", "3", "4")),
     errors.TaskTimeoutError: (("charge", 2.5), ("charge", "timeout_s=2.5")),
+    errors.EventTimeoutError: (("paid", 2.5), ("paid", "timeout_s=2.5")),
     errors.WorkerLostError: (("charge", "out of memory"), ("charge", "out of memory")),
     errors.ResultNotStoredError: (
         ("a lock in the result", "Return a name."),

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import pickle
 import queue
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from holdfast.actors.executor_core import ExecutorCore
-from holdfast.actors.operations import Accepted, Batch, Cancel, Delete, StartFrom, Submit, Subscribe, Wake
+from holdfast.actors.operations import (
+    Accepted,
+    Batch,
+    Cancel,
+    Delete,
+    FireTimer,
+    Recover,
+    StartFrom,
+    Submit,
+    Subscribe,
+    Wake,
+)
 from holdfast.engine.commands import StartTask
-from holdfast.engine.graph import Graph, NodeKind, NodeSpec
+from holdfast.engine.errors import EventTimeoutError
+from holdfast.engine.graph import Graph, NodeKind, NodeSpec, TaskOptions
 from holdfast.engine.selectors import Selector
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.storage import event_readers, event_store, subscriptions
@@ -251,3 +264,70 @@ def _taken_in(house: House, incoming: IncomingEvent) -> int:
     house.take_in(incoming)
     with house.kv.read() as txn:
         return event_store.last_number(txn)
+
+
+def limited_graph(limit_s: float, *, catch: bool = False) -> Graph:
+    spec = waiting_graph("k").nodes[0]
+    return Graph(nodes=(replace(spec, duration_s=limit_s, options=TaskOptions(catch_exceptions=catch)),), sink=0)
+
+
+def fire_due(house: House, now: float) -> None:
+    with house.kv.read() as txn:
+        due = store.due_timers(txn, now, 10)
+    house.core.perform([FireTimer(seq=seq, task=task, due_unix_s=at) for at, seq, task in due], now)
+
+
+def test_a_wait_with_a_limit_fails_when_nothing_came(house: House) -> None:
+    house.submit("w", limited_graph(5.0))
+    fire_due(house, 1004.9)
+    assert house.status("w") is WorkflowStatus.RUNNING
+    fire_due(house, 1005.0)
+    assert house.status("w") is WorkflowStatus.FAILED
+    with house.kv.read() as txn:
+        row = store.find(txn, "w")
+    assert row is not None
+    assert isinstance(row.error, EventTimeoutError)
+    assert house.rows(b"Rd") == 0
+
+
+def test_an_event_in_time_ends_the_limit(house: House) -> None:
+    seq = house.submit("w", limited_graph(5.0))
+    house.take_in(event(1))
+    house.do(Wake(seq=seq))
+    assert house.value("w") == (b"k", b"v1")
+    assert house.rows(b"d") == 0
+
+
+def test_an_event_that_nobody_has_told_of_yet_is_in_time(house: House) -> None:
+    house.submit("w", limited_graph(5.0))
+    house.take_in(event(1))
+    fire_due(house, 2000.0)
+    assert house.value("w") == (b"k", b"v1")
+
+
+def test_the_limit_survives_the_executor(house: House) -> None:
+    house.submit("w", limited_graph(5.0))
+    house.core = ExecutorCore(house.kv, EXECUTOR)
+    house.core.perform([Recover(seq=1)], 1003.0)
+    fire_due(house, 1005.0)
+    assert house.status("w") is WorkflowStatus.FAILED
+
+
+def test_a_limit_that_is_over_is_caught_like_any_error(house: House) -> None:
+    house.submit("w", limited_graph(5.0, catch=True))
+    fire_due(house, 1005.0)
+    with house.kv.read() as txn:
+        row = store.find(txn, "w")
+    assert row is not None
+    assert row.output is not None
+    assert (row.status, row.output.caught) == (WorkflowStatus.SUCCESSFUL, True)
+
+
+def test_an_event_after_the_limit_is_kept_for_the_next_who_waits(house: House) -> None:
+    first = limited_graph(5.0, catch=True).nodes[0]
+    second = replace(waiting_graph("k").nodes[0], inputs=(0,))
+    seq = house.submit("w", Graph(nodes=(first, second), sink=1))
+    fire_due(house, 1005.0)
+    house.take_in(event(1))
+    house.do(Wake(seq=seq))
+    assert house.value("w") == (b"k", b"v1")

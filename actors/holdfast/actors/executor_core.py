@@ -339,9 +339,15 @@ class ExecutorCore:
                 return Elsewhere(executor=row.executor)
             if self._now < fire.due_unix_s:
                 return Accepted(seq=fire.seq, status=row.status, fresh=False)
-            held = self._take(txn, fire.seq) or self._load(txn, row)
-            signal = TimerDue(task=fire.task, due_unix_s=fire.due_unix_s)
-            self._write(txn, held, held.run.apply(signal, self._now))
+            if self._take(txn, fire.seq) is None:
+                self._load(txn, row)
+            # An event that is there counts as in time, though nobody has told of it yet.
+            self._to_read.extend((fire.seq, stream) for stream in event_readers.woken(txn, fire.seq))
+            self._read_sources(txn)
+            held = self._take(txn, fire.seq)
+            if held is not None:
+                signal = TimerDue(task=fire.task, due_unix_s=fire.due_unix_s)
+                self._write(txn, held, held.run.apply(signal, self._now))
         store.drop_timer(txn, fire.due_unix_s, fire.seq, fire.task)
         return Accepted(seq=fire.seq, status=WorkflowStatus.NONE if row is None else row.status)
 

@@ -263,6 +263,7 @@ class _Builder:
             "arguments": payload,
             "stream": stream,
             "due_unix_s": due_unix_s,
+            "duration_s": node.timeout_s,
             "acknowledge": _acknowledges(listener),
         }
         return _Seen(node, inputs, fields)

@@ -99,16 +99,36 @@ class EventNode(_OwnNode):
         listener_class: A class with `poll_for_event`; the public API asks for an EventListener.
         args: Positional arguments of its `poll_for_event`; may be nodes.
         kwargs: Keyword arguments of the same.
+        timeout_s: How long to wait, in seconds; None for ever. For listeners that subscribe to a stream.
 
     Raises:
-        TypeError: Not such a class.
+        TypeError: Not such a class, or not a number of seconds.
+        ValueError: Less than no time.
     """
 
-    def __init__(self, listener_class: type, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        listener_class: type,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> None:
         if not (isinstance(listener_class, type) and callable(getattr(listener_class, "poll_for_event", None))):
             raise TypeError(f"wait_for_event takes a subclass of workflow.EventListener, not {listener_class!r}")
         super().__init__()
+        if timeout_s is not None:
+            if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+                raise TypeError(f"timeout_s must be a number of seconds, not {timeout_s!r}")
+            if not timeout_s >= 0:
+                raise ValueError(f"timeout_s must be 0 or more seconds, not {timeout_s!r}")
+            if not callable(getattr(listener_class, "subscription", None)):
+                raise TypeError(
+                    f"timeout_s= is for listeners that subscribe to a stream, and {listener_class.__name__} polls. "
+                    "Put a limit into its poll_for_event, or use workflow.wait([event, workflow.sleep(seconds)])"
+                )
         self.listener_class, self.args, self.kwargs = listener_class, tuple(args), dict(kwargs or {})
+        self.timeout_s = timeout_s
 
 
 class TaskRefNode(_OwnNode):

@@ -190,6 +190,13 @@ class TaskTimeoutError(HoldfastError, TimeoutError):
         return f"task {self.task_id!r} ran longer than timeout_s={self.timeout_s:g} and was stopped"
 
 
+class EventTimeoutError(TaskTimeoutError):
+    """No event came within the `timeout_s` of a `wait_for_event`."""
+
+    def __str__(self) -> str:
+        return f"no event came for task {self.task_id!r} within timeout_s={self.timeout_s:g}"
+
+
 class WorkerLostError(HoldfastError):
     """The worker process, or node, that ran a task died."""
 

@@ -69,7 +69,7 @@ class NodeSpec(PlainPickle):
             negative one, -(index + 1), is a task that the run already has.
         options: See `TaskOptions`.
         num_returns: WAIT: how many inputs must be there.
-        duration_s: SLEEP: seconds; WAIT: time limit in seconds, None for none.
+        duration_s: SLEEP: seconds; WAIT, EVENT of a stream: time limit in seconds, None for none.
         stream: EVENT: the (source, key) to read, when it is known without running user code.
         due_unix_s: EVENT: the time to wait for, when the event is a point in time.
         acknowledge: EVENT: the listener has an `event_checkpointed` of its own, to be called once the event is durable.

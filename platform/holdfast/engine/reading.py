@@ -7,6 +7,8 @@ commit.
 from __future__ import annotations
 
 from holdfast.engine.commands import AcknowledgeEvent
+from holdfast.engine.errors import EventTimeoutError
+from holdfast.engine.failing import fail
 from holdfast.engine.finishing import succeed
 from holdfast.engine.inbox import Stream
 from holdfast.engine.live_task import LiveTask, TaskState
@@ -14,7 +16,7 @@ from holdfast.engine.run_state import RunState
 from holdfast.engine.selectors import is_outside
 from holdfast.engine.step import Step
 from holdfast.engine.taken_events import log_taken
-from holdfast.engine.timers import log_waiting
+from holdfast.engine.timers import clear_timer, log_waiting, wait_until
 from holdfast.engine.values import Value
 
 
@@ -23,7 +25,11 @@ def read(state: RunState, task: LiveTask, stream: Stream, step: Step) -> None:
     task.stream = stream
     event = state.inbox.read(stream, task.index)
     if event is None:
-        log_waiting(task, step)
+        limit_s = task.spec.duration_s
+        if limit_s is not None and task.due_unix_s is None:
+            wait_until(task, task.started_unix_s + limit_s, step)
+        else:
+            log_waiting(task, step)
         if is_outside(stream[0]):
             step.reads.append(stream)
         return
@@ -34,6 +40,7 @@ def read(state: RunState, task: LiveTask, stream: Stream, step: Step) -> None:
 
 def take_event(state: RunState, task: LiveTask, value: Value, step: Step) -> None:
     """An event has come for this task: its value, unless the listener has to be told first."""
+    clear_timer(task, step)
     task.stream = None
     if not task.spec.acknowledge:
         task.ended_unix_s = step.now_unix_s
@@ -44,6 +51,15 @@ def take_event(state: RunState, task: LiveTask, value: Value, step: Step) -> Non
     task.errors = task.deaths = 0
     log_waiting(task, step)
     acknowledge(state, task, step)
+
+
+def give_up(state: RunState, task: LiveTask, step: Step) -> None:
+    """No event has come in time: the task fails."""
+    assert task.stream is not None
+    state.inbox.leave(task.stream, task.index)
+    task.stream = None
+    task.ended_unix_s = step.now_unix_s
+    fail(state, task, EventTimeoutError(task.spec.task_id, task.spec.duration_s or 0.0), step, caught=True)
 
 
 def acknowledge(state: RunState, task: LiveTask, step: Step) -> None:

@@ -180,6 +180,9 @@ def take_up(state: RunState, step: Step) -> None:
             continue
         if task.due_unix_s is not None:
             step.records.append(TimerSet(task=task.index, due_unix_s=task.due_unix_s))
+            if task.stream is not None:
+                # It waits for an event, and not for longer than until then.
+                read(state, task, task.stream, step)
         elif task.event is not None:
             acknowledge(state, task, step)
         elif task.stream is not None:

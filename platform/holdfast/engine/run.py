@@ -26,7 +26,7 @@ from holdfast.engine.inbox import Stream
 from holdfast.engine.leaving import end_run
 from holdfast.engine.live_task import LiveTask, TaskState
 from holdfast.engine.names import never
-from holdfast.engine.reading import read, take_event
+from holdfast.engine.reading import give_up, read, take_event
 from holdfast.engine.restoring import restore, take_up
 from holdfast.engine.retrying import retry_or_fail
 from holdfast.engine.run_image import RunImage
@@ -222,6 +222,8 @@ def _timer_due(state: RunState, signal: TimerDue, step: Step) -> None:
         case NodeKind.SLEEP:
             task.ended_unix_s = step.now_unix_s
             succeed(state, task, NOTHING, step)
+        case NodeKind.EVENT if task.stream is not None:
+            give_up(state, task, step)
         case NodeKind.EVENT if task.errors == 0 and task.deaths == 0:
             task.ended_unix_s = step.now_unix_s
             take_event(state, task, NOTHING, step)

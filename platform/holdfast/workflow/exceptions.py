@@ -1,6 +1,7 @@
 """Every error of Holdfast, under the path users know."""
 
 from holdfast.engine.errors import (
+    EventTimeoutError,
     HoldfastError,
     InvalidGraphError,
     InvalidWorkflowIdError,
@@ -30,6 +31,7 @@ from holdfast.engine.errors import (
 )
 
 __all__ = [
+    "EventTimeoutError",
     "HoldfastError",
     "InvalidGraphError",
     "InvalidWorkflowIdError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -135,23 +136,38 @@ def sleep(seconds: float) -> SleepNode:
     return SleepNode(seconds)
 
 
-def wait_for_event(listener_class: type[EventListener], *args: Any, **kwargs: Any) -> EventNode:
+def wait_for_event(
+    listener_class: type[EventListener], *args: Any, timeout_s: float | None = None, **kwargs: Any
+) -> EventNode:
     """Wait for an event.
 
     Args:
         listener_class: A subclass of `EventListener`.
         *args: For its `poll_for_event`; may be nodes.
-        **kwargs: Likewise.
+        timeout_s: How long to wait, in seconds, from when the task begins to; None for ever. For listeners that
+            subscribe to a stream, as `KafkaListener` and `HTTPListener`.
+        **kwargs: As `*args`.
 
     Returns:
         A node of the event.
 
     Raises:
-        TypeError: Not a subclass of EventListener.
+        TypeError: Not a subclass of EventListener; `timeout_s` no number, or for a listener that polls.
+        ValueError: `timeout_s` below 0.
+
+    Semantics: when the time is over the task fails with `EventTimeoutError`, which a `catch_exceptions` around it
+    catches. The deadline is logged and survives a restart; an event that comes later is kept for the next who waits.
     """
     if not (isinstance(listener_class, type) and issubclass(listener_class, EventListener)):
         raise TypeError(f"wait_for_event takes a subclass of workflow.EventListener, not {listener_class!r}")
-    return EventNode(listener_class, args, kwargs)
+    if timeout_s is not None and _takes_timeout(listener_class):
+        # The listener's own: it was there before ours.
+        return EventNode(listener_class, args, {**kwargs, "timeout_s": timeout_s})
+    return EventNode(listener_class, args, kwargs, timeout_s=timeout_s)
+
+
+def _takes_timeout(listener_class: type[EventListener]) -> bool:
+    return "timeout_s" in inspect.signature(listener_class.poll_for_event).parameters
 
 
 def _give_nodes_run() -> None:
