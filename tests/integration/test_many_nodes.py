@@ -20,6 +20,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from holdfast import workflow
+from holdfast.actors.ray_repeats import RAY_RETRIES, RepeatedByRayError, refuse_repetition
 from tests.integration.clusters import own_cluster
 
 pytestmark = pytest.mark.cluster
@@ -52,7 +53,8 @@ class Nodes:
         probe.mkdir()
         (probe / "sitecustomize.py").write_text(PROBE)
         self._probed = {
-            "PYTHONPATH": str(probe),
+            # Before what is there: the nodes run the Holdfast that is tested.
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(probe), os.environ.get("PYTHONPATH")))),
             "PROBED_FOLDER": str(self.folder),
             "PROBE_NOTES": str(self.notes),
         }
@@ -246,6 +248,29 @@ def test_a_task_whose_node_dies_runs_again_elsewhere_and_what_the_node_had_retur
     first, second = started.read_text().split()
     assert second == node_id != first
     assert made.read_text().split() == [first]
+
+
+def test_a_reply_that_was_lost_with_its_node_is_not_made_again(nodes: Nodes, tmp_path: Path) -> None:
+    begun, through = tmp_path / "begun", tmp_path / "through"
+
+    @ray.remote(num_cpus=0, resources={"brief": 0.01}, **RAY_RETRIES)
+    def reply() -> Any:
+        with begun.open("a") as notes:
+            notes.write("begun\n")
+        refuse_repetition()
+        with through.open("a") as notes:
+            notes.write("through\n")
+        return numpy.arange(_MIB // 8)
+
+    doomed = nodes.add("brief")
+    reference = reply.remote()
+    ray.wait([reference], fetch_local=False)
+    nodes.cluster.remove_node(doomed, allow_graceful=False)
+    nodes.add("brief")
+    with pytest.raises(RepeatedByRayError):
+        ray.get(reference, timeout=90)
+    assert len(begun.read_text().splitlines()) == 2
+    assert len(through.read_text().splitlines()) == 1
 
 
 def test_the_probe_would_have_seen_it(nodes: Nodes) -> None:

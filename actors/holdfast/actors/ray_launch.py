@@ -11,6 +11,7 @@ import ray
 from holdfast.actors import names
 from holdfast.actors.environment import Environments, merge_environments
 from holdfast.actors.listener_host import ListenerHost
+from holdfast.actors.ray_repeats import RAY_RETRIES
 from holdfast.actors.ray_untyped import actor_class
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.actors.task_call import TaskCall
@@ -76,8 +77,8 @@ class Launcher:
 
     def _make_task_function(self, ray_options: bytes, environment: str) -> Any:
         options = load_ray_options(ray_options)
-        # Retries are counted by the engine: a task that Ray ran again by itself could not be told from a new attempt.
-        options["max_retries"] = 0
+        # Retries are counted by the engine, whatever the user's options say to Ray.
+        options.update(RAY_RETRIES)
         if environment:
             own = options.get("runtime_env") or {}
             options["runtime_env"] = merge_environments(self._environments.load(environment), own)

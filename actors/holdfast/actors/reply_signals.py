@@ -7,6 +7,7 @@ import time
 from ray.exceptions import OwnerDiedError, RayError, RayTaskError, RuntimeEnvSetupError, TaskCancelledError
 
 from holdfast.actors.error_values import dump_error
+from holdfast.actors.ray_repeats import RepeatedByRayError
 from holdfast.actors.task_call import Acknowledged, Continued, Heard, Raised, Reply, Returned
 from holdfast.engine.errors import WorkerLostError
 from holdfast.engine.signals import (
@@ -57,6 +58,9 @@ def signal_of_loss(task: int, task_id: str, attempt: int, error: BaseException) 
     if isinstance(error, RayTaskError) and isinstance(error.cause, WorkerLostError):
         # A listener host says whose code ended the one before it.
         return TaskLost(task=task, attempt=attempt, error=error.cause, started_unix_s=now, ended_unix_s=now)
+    if isinstance(error, RayTaskError) and isinstance(error.cause, RepeatedByRayError):
+        lost = WorkerLostError(task_id, error.cause.reason)
+        return TaskLost(task=task, attempt=attempt, error=lost, started_unix_s=now, ended_unix_s=now)
     if isinstance(error, RayTaskError | RuntimeEnvSetupError):
         # The task never came to the user's code: its environment could not be made, or lacks Holdfast.
         payload = dump_error(error, str(error))

@@ -27,6 +27,7 @@ from holdfast.actors.error_values import dump_error, load_error
 from holdfast.actors.graph_builder import build, refuse_node
 from holdfast.actors.load_context import LoadContext, load
 from holdfast.actors.nodes import TaskRefNode, is_actor_node, is_task
+from holdfast.actors.ray_repeats import refuse_repetition
 from holdfast.actors.storage_access import StorageAccess, access, object_blob, object_keys, portable
 from holdfast.actors.task_call import Continued, Raised, Reply, Returned, TaskCall
 from holdfast.actors.task_context import TaskContext, running
@@ -45,7 +46,11 @@ def run_task(packed_call: bytes) -> Reply | bytes | None:
 
     Returns:
         What came of the task, packed; None when all has been reported on the way.
+
+    Raises:
+        RepeatedByRayError: Ray runs it again by itself. Nothing of the user's is loaded.
     """
+    refuse_repetition()
     call = unpack_call(packed_call)
     set_cluster_nonce(call.storage.cluster)
     import_here()
