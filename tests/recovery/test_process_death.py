@@ -1,11 +1,8 @@
-"""What the death, or the stopping, of one process does: nothing that anybody who waits would notice but time."""
+"""What the death of one process does: nothing that anybody who waits would notice but time."""
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,8 +16,8 @@ from holdfast.actors.operating_system import Process
 from holdfast.actors.task_call import Returned
 from holdfast.storage.payload import Payload
 from tests.recovery.audit import Audit, runs
-from tests.recovery.gates import behind_a_gate, gate_then_after, hear_and_tell
-from tests.recovery.processes import of_role, replaced, the_one, until
+from tests.recovery.gates import gate_then_after, hear_and_tell
+from tests.recovery.processes import replaced, the_one, until
 from tests.recovery.workloads import listening
 
 ANSWER_S = 60.0
@@ -163,61 +160,3 @@ class TestListenerHost:
         host.kill()
         assert ray.get(reference, timeout=ANSWER_S) == value
         assert Path(value[0]).read_text().splitlines().count(str(value[1])) >= 1
-
-
-class TestStoppedExecutor:
-    """One that is stopped by SIGSTOP keeps what it holds, the store's lock perhaps, until it is ended."""
-
-    @pytest.fixture
-    def folder(self, local_ray: None, tmp_path: Path) -> Iterator[Path]:
-        folder = tmp_path / "storage"
-        workflow.init(str(folder), executors=2, lease_s=2.0)
-        yield folder
-        workflow.shutdown()
-
-    def driven_by(self, number: int) -> str:
-        """An id that the executor of this number drives."""
-        pool = [names.executor_name(each) for each in range(2)]
-        ids = (f"workflow-{serial}" for serial in range(100))
-        return next(each for each in ids if names.executor_for(each, pool) == pool[number])
-
-    def stop_executor(self, number: int) -> Process:
-        entry = workflow.platform_status()["executors"][number]
-        process = next(each for each in of_role("executor") if each.pid == entry["pid"])
-        os.kill(process.pid, signal.SIGSTOP)
-        return process
-
-    def test_it_is_ended_and_its_workflows_go_on(self, folder: Path, audit: Audit, gate: Path) -> None:
-        reference = start_gated(audit, gate, self.driven_by(0))
-        stopped = self.stop_executor(0)
-        gate.touch()
-        assert ray.get(reference, timeout=ANSWER_S) == "after through"
-        assert not stopped.alive
-        audit.check(least_tasks=2)
-
-    def test_it_is_ended_also_when_the_management_actor_was_started_after_it_stopped(
-        self, folder: Path, audit: Audit, gate: Path
-    ) -> None:
-        reference = start_gated(audit, gate, self.driven_by(1))
-        stopped = self.stop_executor(1)
-        the_one("management").kill()
-        gate.touch()
-        assert ray.get(reference, timeout=ANSWER_S) == "after through"
-        assert not stopped.alive
-
-    def test_the_timers_of_others_go_off_meanwhile(self, folder: Path) -> None:
-        reference = workflow.run_async(workflow.sleep(1.0), workflow_id=self.driven_by(0))
-        other = workflow.run_async(workflow.sleep(0.5), workflow_id=self.driven_by(1))
-        stopped = self.stop_executor(1)
-        assert ray.get(reference, timeout=ANSWER_S) is None
-        assert ray.get(other, timeout=ANSWER_S) is None
-        assert not stopped.alive
-
-    def test_a_task_that_runs_for_the_other_one_is_not_disturbed(self, folder: Path, audit: Audit, gate: Path) -> None:
-        reference = workflow.run_async(behind_a_gate.bind(str(audit.path), str(gate)), workflow_id=self.driven_by(0))
-        until(lambda: runs(audit.path), "it runs")
-        stopped = self.stop_executor(1)
-        until(lambda: not stopped.alive, "the stopped one is ended")
-        gate.touch()
-        assert ray.get(reference, timeout=ANSWER_S) == "through"
-        assert attempts(audit) == [1]

@@ -24,6 +24,7 @@ from holdfast.actors import names
 from holdfast.actors.acknowledgements import Acknowledger
 from holdfast.actors.answers import Answers
 from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.management_watch import ManagementWatch
 from holdfast.actors.operating_system import this_process
 from holdfast.actors.operations import (
     Accepted,
@@ -79,9 +80,10 @@ class Executor:
         name: Its name, under which it holds leases.
         address: Where the storage folder is.
         platform_id: The platform it belongs to.
+        lease_s: Seconds after which the management actor is ended when it does not answer.
     """
 
-    def __init__(self, name: str, address: StorageAddress, platform_id: str) -> None:
+    def __init__(self, name: str, address: StorageAddress, platform_id: str, lease_s: float) -> None:
         self._name, self._address = name, address
         self._loop = asyncio.get_running_loop()
         self._folder = StorageFolder.open(address.path, create=False)
@@ -98,6 +100,7 @@ class Executor:
         self._say: list[str] = []
         self._writing: set[asyncio.Task[None]] = set()
         self._recover_all(self._not_in_memory())
+        self._watch = ManagementWatch(self._folder.kv, lease_s)
 
     def _say_who_i_am(self) -> tuple[int, int] | None:
         """Write this process down, as the one that bears the name; None when there is no room to.
@@ -125,6 +128,7 @@ class Executor:
     async def close(self) -> None:
         """Write nothing more, end what runs, and let go of the folder: this process is about to be ended."""
         self._closed = True
+        self._watch.close()
         await self._calls.end_all(_ENDING_S)
         if names.is_dedicated(self._name):
             with self._folder.kv.write() as txn:

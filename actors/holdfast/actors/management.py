@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from holdfast.actors.executor_core import lose_cluster
 from holdfast.actors.operating_system import Process, this_process
 from holdfast.actors.ray_untyped import actor_class, remote
 from holdfast.actors.storage_access import StorageAddress
-from holdfast.engine.errors import HoldfastError
+from holdfast.engine.errors import HoldfastError, StorageError
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.storage import subscriptions
 from holdfast.storage import workflow_store as store
@@ -111,6 +112,8 @@ class ManagementActor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._opened = asyncio.Event()
         self._closed = False
+        # When an executor was last ended, by the monotonic clock.
+        self._ended = -math.inf
         context = ray.get_runtime_context()
         self._node_id: str = context.get_node_id()
         self._platform_id = f"{self._node_id}-{context.get_actor_id()}"
@@ -140,11 +143,11 @@ class ManagementActor:
                 known = store.load_setting(txn, "platform_id")
             if known != self._platform_id:
                 lose_cluster(folder.kv, [names.executor_name(number) for number in range(config.executors)])
-            with folder.kv.write() as txn:
-                store.save_setting(txn, "platform_id", self._platform_id)
-                store.save_setting(
-                    txn, "limits", {"max_running": config.max_running, "max_pending": config.max_pending}
-                )
+                with folder.kv.write() as txn:
+                    store.save_setting(txn, "platform_id", self._platform_id)
+                    store.save_setting(
+                        txn, "limits", {"max_running": config.max_running, "max_pending": config.max_pending}
+                    )
         except HoldfastError:
             lock.release()
             folder.close()
@@ -163,12 +166,30 @@ class ManagementActor:
         self._scheduler.start()
         self._set_alarm()
         self._opened.set()
+        self._keep(self._say_who_i_am())
         for name in self._executors:
             self._keep(self._watch(name))
         self._keep(self._watch_dedicated())
         if known != self._platform_id:
             # Whoever wrote before is gone; what is written from now on is younger than this.
             self._keep(self._collect_garbage(time.time()))
+
+    async def _say_who_i_am(self) -> None:
+        """Write this process down: executors end it when it stops to answer.
+
+        In a thread, as all it writes while it has executors: a stopped one may hold the store's lock, and it is the
+        event loop that ends that one.
+        """
+        process, setting = this_process(), names.process_setting(names.MANAGEMENT)
+
+        def save() -> None:
+            with self._kv.write() as txn:
+                store.save_setting(txn, setting, [process.pid, process.started])
+
+        try:
+            await asyncio.to_thread(save)
+        except StorageError as error:
+            log.warning("the management actor has not written down its process: %s", error)
 
     async def _collect_garbage(self, before_unix_s: float) -> None:
         assert self._folder is not None
@@ -204,13 +225,19 @@ class ManagementActor:
                 max_task_retries=-1,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(self._node_id, soft=False),
             )
-            .remote(name, self._address, self._platform_id)
+            .remote(name, self._address, self._platform_id, self._config.lease_s)
         )
 
     @property
     def _kv(self) -> Any:
         assert self._folder is not None
         return self._folder.kv
+
+    # -- asked by executors --------------------------------------------------------------------------------------
+
+    async def ping(self) -> int:
+        """This process's id."""
+        return this_process().pid
 
     # -- asked by clients ----------------------------------------------------------------------------------------
 
@@ -387,15 +414,20 @@ class ManagementActor:
             await asyncio.sleep(_PING_EVERY_S)
 
     async def _end_dedicated(self, name: str, executor: Any) -> None:
-        await _close(executor)
+        process = self._processes.pop(name, None)
+        closing = asyncio.ensure_future(_close(executor))
+        await asyncio.wait([closing], timeout=self._config.lease_s)
         ray.kill(executor, no_restart=True)
-        self._processes.pop(name, None)
+        if not closing.done() and process is not None:
+            # Nobody watches it any more, and it may have been stopped in its last write.
+            process.kill()
         log.info("executor ended with its workflow name=%s", name)
 
     async def _watch(self, name: str) -> None:
         """End an executor that no longer answers: a stopped writer could hold the store's lock."""
         seen: int | None = None
         while name in self._executors:
+            asked = time.monotonic()
             call = asyncio.ensure_future(self._ping(name))
             done, _ = await asyncio.wait([call], timeout=self._config.lease_s)
             if done:
@@ -409,7 +441,8 @@ class ManagementActor:
             else:
                 self._recall_processes()
                 process = self._processes.get(name)
-                if process is not None and process.kill():
+                if process is not None and not self._waits_for_another(process, asked) and process.kill():
+                    self._ended = time.monotonic()
                     log.error(
                         "executor %s has not answered for %g s: process %d was ended",
                         name,
@@ -417,6 +450,12 @@ class ManagementActor:
                         process.pid,
                     )
             await asyncio.sleep(min(_PING_EVERY_S, self._config.lease_s))
+
+    def _waits_for_another(self, process: Process, since: float) -> bool:
+        """Whether an executor may not have answered because it waits for the lock of one that is, or was, stopped."""
+        if process.stopped:
+            return False
+        return self._ended > since or any(other.stopped for other in self._processes.values())
 
     async def _ping(self, name: str) -> int | None:
         executor = self._executors.get(name)

@@ -7,6 +7,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+_ENDED, _STOPPED = ("Z", "X"), ("T", "t")
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -24,6 +26,12 @@ class Process:
     def alive(self) -> bool:
         """Whether this very process is there; one that has ended and is not reaped yet is not."""
         return _look_up(self.pid) == self
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is there and stopped, by a signal or a debugger; False where that is not to be had."""
+        state, started = _read_stat(self.pid) or ("", -1)
+        return state in _STOPPED and started == self.started
 
     def kill(self) -> bool:
         """End it by SIGKILL, also when it is stopped. Returns whether it was there to be ended."""
@@ -46,12 +54,18 @@ def this_process() -> Process:
 def _look_up(pid: int) -> Process | None:
     if not Path("/proc/self/stat").exists():
         return _look_up_by_signal(pid)
+    found = _read_stat(pid)
+    return None if found is None or found[0] in _ENDED else Process(pid, found[1])
+
+
+def _read_stat(pid: int) -> tuple[str, int] | None:
+    """(state, start) of whatever has the number; None where nothing has, or nothing says so."""
     try:
         # "pid (name) state parent ...", where the name may hold blanks and brackets.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else Process(pid, int(fields[19]))
+    return fields[0], int(fields[19])
 
 
 def _look_up_by_signal(pid: int) -> Process | None:
