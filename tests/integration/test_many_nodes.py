@@ -7,10 +7,13 @@ opened, and each test ends by looking that there is none.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +285,27 @@ def test_the_probe_would_have_seen_it(nodes: Nodes) -> None:
     workflow.run(on("a", look).bind())
     assert nodes.opened() == [f"os.listdir {nodes_folder}"]
     nodes.notes.unlink()
+
+
+@ray.remote
+def hold(lock: str, held: str) -> None:
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        Path(held).write_text(str(os.getpid()))
+        signal.pause()
+
+
+def test_a_cancel_whose_executor_dies_in_it_waits_for_tasks_on_other_nodes(nodes: Nodes, tmp_path: Path) -> None:
+    lock, held = tmp_path / "lock", tmp_path / "held"
+    workflow.run_async(on("b", hold).bind(str(lock), str(held)), workflow_id="held elsewhere")
+    wait_for(lambda: held.exists() and held.read_text() != "")
+    # It does not hear that it is to end, and the executor waits for it.
+    os.kill(int(held.read_text()), signal.SIGSTOP)
+    with ThreadPoolExecutor() as pool:
+        cancelling = pool.submit(workflow.cancel, "held elsewhere")
+        wait_for(lambda: workflow.get_status("held elsewhere") == "CANCELED")
+        for executor in workflow.platform_status()["executors"]:
+            os.kill(executor["pid"], signal.SIGKILL)
+        cancelling.result(timeout=60)
+        with open(lock) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -45,6 +45,7 @@ from holdfast.actors.operations import (
     Unsubscribe,
     Wake,
 )
+from holdfast.actors.orphans import Orphans
 from holdfast.actors.ray_launch import Launcher
 from holdfast.actors.ray_untyped import remote
 from holdfast.actors.reply_signals import signal_of_reply
@@ -89,6 +90,7 @@ class Executor:
         self._folder = StorageFolder.open(address.path, create=False)
         self._lock = PlatformLock(address.path)
         self._lock.join(platform_id)
+        self._orphans = Orphans(name, address.node_id, replaced=self._has_predecessor())
         self._core = ExecutorCore(self._folder.kv, name, self._say_who_i_am())
         self._answers = Answers(self._folder, name)
         self._acknowledger = Acknowledger()
@@ -101,6 +103,11 @@ class Executor:
         self._writing: set[asyncio.Task[None]] = set()
         self._recover_all(self._not_in_memory())
         self._watch = ManagementWatch(self._folder.kv, lease_s)
+
+    def _has_predecessor(self) -> bool:
+        """Whether another process has borne the name before this one."""
+        with self._folder.kv.read() as txn:
+            return store.load_setting(txn, names.process_setting(self._name)) is not None
 
     def _say_who_i_am(self) -> tuple[int, int] | None:
         """Write this process down, as the one that bears the name; None when there is no room to.
@@ -178,16 +185,23 @@ class Executor:
             raise found.error
         return found.value
 
-    async def cancel(self, workflow_id: str) -> Outcome:
-        """Stop a workflow; returns when what ran for it has ended."""
-        outcome = await self._operate(Cancel(workflow_id=workflow_id))
+    async def cancel(self, workflow_id: str, nonce: str = "") -> Outcome:
+        """Stop a workflow; returns when what ran for it has ended. `nonce` marks the request, as for `resume`."""
+        outcome = await self._operate(Cancel(workflow_id=workflow_id, nonce=nonce))
         if isinstance(outcome, Accepted):
             await self._calls.wait_until_over(outcome.seq)
+            await self._orphans.wait_until_over(self._driver(outcome.seq))
         return outcome
 
-    async def delete(self, workflow_id: str) -> Outcome:
-        """Forget a workflow that is not active."""
-        return await self._operate(Delete(workflow_id=workflow_id))
+    def _driver(self, seq: int) -> str:
+        """The executor that drove a workflow last."""
+        with self._folder.kv.read() as txn:
+            row = store.get(txn, seq)
+        return self._name if row is None else row.executor
+
+    async def delete(self, workflow_id: str, nonce: str = "") -> Outcome:
+        """Forget a workflow that is not active. `nonce` marks the request, as for `resume`."""
+        return await self._operate(Delete(workflow_id=workflow_id, nonce=nonce))
 
     async def subscribe(self, request: SubscribeRequest) -> Outcome:
         """Have each event of a stream start a workflow. Durable when this returns."""
@@ -226,6 +240,7 @@ class Executor:
                 stream=request.stream,
                 value=value,
                 dedupe_id=request.dedupe_id,
+                nonce=request.nonce,
             )
         )
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -58,6 +58,7 @@ from holdfast.engine.transitions import StatusSignal, WorkflowStatus, next_statu
 from holdfast.listeners.forms import arguments_of, payload_of
 from holdfast.storage import event_readers, snapshots, subscriptions
 from holdfast.storage import workflow_store as store
+from holdfast.storage.answered import find_answer, save_answer
 from holdfast.storage.interface import KeyValueStore, WriteTransaction
 from holdfast.storage.payload import Payload
 from holdfast.storage.workflow_row import WorkflowRow
@@ -163,9 +164,9 @@ class ExecutorCore:
                 case Resume():
                     return self._resume(txn, operation.workflow_id, operation.nonce, operation.dedicated)
                 case Cancel():
-                    return self._cancel(txn, operation.workflow_id)
+                    return self._answer_once(txn, operation, self._cancel)
                 case Delete():
-                    return self._delete(txn, operation.workflow_id)
+                    return self._answer_once(txn, operation, self._delete)
                 case Post():
                     return self._post(txn, operation)
                 case FireTimer():
@@ -275,6 +276,23 @@ class ExecutorCore:
                 self._load(txn, row)
         return Accepted(seq=row.seq, status=row.status)
 
+    def _answer_once(
+        self, txn: WriteTransaction, request: Cancel | Delete, do: Callable[[WriteTransaction, str], Outcome]
+    ) -> Outcome:
+        """Do what is asked, and keep the answer: Ray repeats a call when the process dies in it.
+
+        Done again, it could meet another workflow that has got the id meanwhile, or none.
+        """
+        if request.nonce:
+            answered = find_answer(txn, request.nonce)
+            if answered is not None:
+                seq, status = answered
+                return Accepted(seq=seq, status=status)
+        outcome = do(txn, request.workflow_id)
+        if request.nonce and isinstance(outcome, Accepted):
+            save_answer(txn, request.nonce, outcome.seq, outcome.status, self._now)
+        return outcome
+
     def _cancel(self, txn: WriteTransaction, workflow_id: str) -> Outcome:
         row = store.find(txn, workflow_id)
         if row is None:
@@ -309,13 +327,14 @@ class ExecutorCore:
             raise Refusal(WorkflowNotFoundError(post.workflow_id, self._kv.url))
         if post.dedupe_id is not None and store.has_event(txn, row.seq, post.dedupe_id):
             # Also when it has ended by now: whoever repeats this was not told that it was taken.
-            return Accepted(seq=row.seq, status=row.status, fresh=False)
+            taken_of_this = store.took_event_of(txn, row.seq, post.dedupe_id, post.nonce)
+            return Accepted(seq=row.seq, status=row.status, fresh=taken_of_this)
         if row.status in (WorkflowStatus.SUCCESSFUL, WorkflowStatus.CANCELED):
             raise Refusal(WorkflowEndedError(post.workflow_id, row.status.value))
         if row.status is WorkflowStatus.RUNNING and row.executor != self.name:
             return Elsewhere(executor=row.executor)
         held = self._take(txn, row.seq)
-        number = store.add_event(txn, row.seq, post.stream, post.value, dedupe_id=post.dedupe_id)
+        number = store.add_event(txn, row.seq, post.stream, post.value, dedupe_id=post.dedupe_id, nonce=post.nonce)
         if number is not None and row.status is WorkflowStatus.RUNNING:
             if held is None:
                 # Loading reads the inbox, with the event in it.

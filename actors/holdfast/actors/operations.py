@@ -50,26 +50,42 @@ class Resume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
-    """Stop a workflow for good."""
+    """Stop a workflow for good.
+
+    Attributes:
+        nonce: Random mark of this request: sent twice it counts once; empty for none.
+    """
 
     workflow_id: str
+    nonce: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delete:
-    """Forget a workflow that is not active."""
+    """Forget a workflow that is not active.
+
+    Attributes:
+        nonce: Random mark of this request: sent twice it counts once; empty for none.
+    """
 
     workflow_id: str
+    nonce: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """Put an event into a workflow's inbox."""
+    """Put an event into a workflow's inbox.
+
+    Attributes:
+        dedupe_id: Events of one workflow with the same id are one; None for no check.
+        nonce: Random mark of this request: sent twice it gets the first answer again; empty for none.
+    """
 
     workflow_id: str
     stream: tuple[str, str]
     value: Any
     dedupe_id: str | None = None
+    nonce: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,8 @@ import ray
 from holdfast.actors import names
 from holdfast.actors.environment import Environments, merge_environments
 from holdfast.actors.listener_host import ListenerHost
+from holdfast.actors.operating_system import this_process
+from holdfast.actors.orphans import task_title
 from holdfast.actors.ray_repeats import RAY_RETRIES
 from holdfast.actors.ray_untyped import actor_class
 from holdfast.actors.storage_access import StorageAddress
@@ -37,6 +39,7 @@ class Launcher:
         # Per set of options: `.options()` costs as much as a call.
         self._task_function = lru_cache(maxsize=4096)(self._make_task_function)
         self._environments = Environments(folder.code)
+        self._task_title = task_title(executor, this_process())
 
     def start_task(self, row: WorkflowRow, call: TaskCall) -> Any:
         """Start a task; the reference of its reply."""
@@ -79,6 +82,7 @@ class Launcher:
         options = load_ray_options(ray_options)
         # Retries are counted by the engine, whatever the user's options say to Ray.
         options.update(RAY_RETRIES)
+        options["name"] = self._task_title
         if environment:
             own = options.get("runtime_env") or {}
             options["runtime_env"] = merge_environments(self._environments.load(environment), own)

@@ -45,12 +45,14 @@ class EventRequest(PlainPickle):
         stream: (source, key).
         payload: What the waiting task gets.
         dedupe_id: Events of one workflow with the same id are one; None for no check.
+        nonce: Random mark of this request: sent twice it gets the first answer again; empty for none.
     """
 
     workflow_id: str
     stream: tuple[str, str]
     payload: Payload
     dedupe_id: str | None = None
+    nonce: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,8 @@ as hashes, so that a key's length is bounded.
     d <due time> <seq> <task>     timers
     e <seq> <number>              inbox: events not taken yet
     k <seq>                       number of the last event received
-    x <seq> <hash of dedupe id>   -> number of the event
+    x <seq> <hash of dedupe id>   -> number of the event, then the mark of the request that brought it
+    r <hash of nonce>             answer of a request that may be repeated: workflow, status, when
     q <number>                    -> seq: workflows waiting for a place
     c <name>                      counters
     m <name>                      settings of the platform
@@ -186,6 +187,14 @@ def dedupe(seq: int, dedupe_id: str | None = None) -> bytes:
     """An event that was accepted under this id."""
     prefix = b"x" + pack(seq)
     return prefix if dedupe_id is None else prefix + _digest(dedupe_id)
+
+
+ANSWERS = b"r"
+
+
+def answer(nonce: str) -> bytes:
+    """What a request with this mark was answered."""
+    return b"r" + _digest(nonce)
 
 
 QUEUE = b"q"

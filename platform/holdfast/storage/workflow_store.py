@@ -465,10 +465,30 @@ def has_event(txn: ReadTransaction, seq: int, dedupe_id: str) -> bool:
     return txn.get(layout.dedupe(seq, dedupe_id)) is not None
 
 
+def took_event_of(txn: ReadTransaction, seq: int, dedupe_id: str, nonce: str) -> bool:
+    """Whether it was this very request whose event was accepted under a dedupe id."""
+    raw = txn.get(layout.dedupe(seq, dedupe_id))
+    return raw is not None and nonce != "" and raw[8:] == nonce.encode()
+
+
 def add_event(
-    txn: WriteTransaction, seq: int, stream: tuple[str, str], value: Any, *, dedupe_id: str | None = None
+    txn: WriteTransaction,
+    seq: int,
+    stream: tuple[str, str],
+    value: Any,
+    *,
+    dedupe_id: str | None = None,
+    nonce: str = "",
 ) -> int | None:
     """Put an event into a workflow's inbox.
+
+    Args:
+        txn: The caller's.
+        seq: The workflow.
+        stream: (source, key).
+        value: What the waiting task gets.
+        dedupe_id: Events with the same one are one; None for no check.
+        nonce: Mark of the request that brings it, for `took_event_of`.
 
     Returns:
         Its number, or None when one with this dedupe id was accepted before.
@@ -481,7 +501,7 @@ def add_event(
     header = {"stream": stream, "value": value_entry(Value(value), frame)}
     txn.put(layout.event(seq, number), frame.close(header))
     if dedupe_id is not None:
-        txn.put(layout.dedupe(seq, dedupe_id), layout.pack(number))
+        txn.put(layout.dedupe(seq, dedupe_id), layout.pack(number) + nonce.encode())
     return number
 
 

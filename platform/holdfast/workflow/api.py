@@ -312,7 +312,7 @@ def cancel(workflow_id: str) -> None:
     succeeded stays so.
     """
     check_workflow_id(workflow_id)
-    _accepted(_asking(workflow_id, "cancel", workflow_id))
+    _accepted(_asking(workflow_id, "cancel", workflow_id, uuid.uuid4().hex))
 
 
 def delete(workflow_id: str) -> None:
@@ -323,7 +323,7 @@ def delete(workflow_id: str) -> None:
         WorkflowStillActiveError: It is running or pending.
     """
     check_workflow_id(workflow_id)
-    _accepted(_asking(workflow_id, "delete", workflow_id))
+    _accepted(_asking(workflow_id, "delete", workflow_id, uuid.uuid4().hex))
 
 
 def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_key: str | None = None) -> bool:
@@ -356,11 +356,17 @@ def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_k
     event = dump((key, payload), objects=objects, where=f"the payload of event {key!r}")
     if objects:
         raise TypeError(f"the payload of event {key!r} holds an ObjectRef: send the value itself, ray.get(...)")
-    # Without a key of the user's the request still has its own: Ray repeats it when the executor dies in it.
-    dedupe_id = f"request {uuid.uuid4().hex}" if idempotency_key is None else f"key {idempotency_key}"
-    request = EventRequest(workflow_id=workflow_id, stream=(SOURCE, key), payload=portable(event), dedupe_id=dedupe_id)
-    accepted = _accepted(_asking(workflow_id, "post", request))
-    return accepted.fresh or idempotency_key is None
+    # Ray repeats the request when the executor dies in it: it has a mark of its own, and is not taken twice
+    # without a key of the user's either.
+    nonce = uuid.uuid4().hex
+    request = EventRequest(
+        workflow_id=workflow_id,
+        stream=(SOURCE, key),
+        payload=portable(event),
+        dedupe_id=f"request {nonce}" if idempotency_key is None else f"key {idempotency_key}",
+        nonce=nonce,
+    )
+    return _accepted(_asking(workflow_id, "post", request)).fresh
 
 
 # -- inside ------------------------------------------------------------------------------------------------------------
