@@ -34,6 +34,20 @@ _LOOK_EVERY_S = 0.01
 _LOOK_AGAIN_S = 0.1
 
 
+def fetch(reference: Any) -> Any:
+    """What an actor answers. Our errors (a corrupt or full store) as they are, without what Ray wraps around them."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, HoldfastError):
+            raise error.cause from None
+        raise
+    except RaySystemError as error:
+        if isinstance(error.client_exc, HoldfastError):
+            raise error.client_exc from error.client_exc.__cause__
+        raise
+
+
 @dataclass(frozen=True)
 class Platform:
     """A running platform as seen from this process.
@@ -96,17 +110,7 @@ class Platform:
         """Call a method of the executor that answers for a workflow; go on to another one when told to."""
         executor = self.executor_for(workflow_id)
         while True:
-            try:
-                outcome = ray.get(getattr(executor, method).remote(*args))
-            except RayTaskError as error:
-                # A corrupt or full store: said as it is, without what Ray wraps around it.
-                if isinstance(error.cause, HoldfastError):
-                    raise error.cause from None
-                raise
-            except RaySystemError as error:
-                if isinstance(error.client_exc, HoldfastError):
-                    raise error.client_exc from error.client_exc.__cause__
-                raise
+            outcome = fetch(getattr(executor, method).remote(*args))
             if not isinstance(outcome, Elsewhere):
                 return outcome
             executor = self.find_executor(outcome.executor)

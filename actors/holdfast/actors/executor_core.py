@@ -12,6 +12,7 @@ Rules of this room:
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ from holdfast.engine.errors import (
     ExecutorReplacedError,
     HoldfastError,
     StaleLeaseError,
+    StorageCorruptError,
     WorkflowEndedError,
     WorkflowNotFoundError,
     WorkflowNotResumableError,
@@ -65,6 +67,8 @@ from holdfast.storage.workflow_row import WorkflowRow
 
 SNAPSHOT_SAVES = 50
 """How many records fewer loading must read for a snapshot to be worth writing: a short sleeper never has one."""
+
+log = logging.getLogger("holdfast")
 
 
 @dataclass(slots=True)
@@ -191,7 +195,7 @@ class ExecutorCore:
     # -- operations ----------------------------------------------------------------------------------------------
 
     def _submit(self, txn: WriteTransaction, submit: Submit) -> Outcome:
-        known = store.find(txn, submit.workflow_id)
+        known = self._find(txn, submit.workflow_id)
         if known is not None:
             return self._submit_known(txn, submit, known)
         if store.was_deleted(txn, submit.nonce):
@@ -230,6 +234,13 @@ class ExecutorCore:
             self._write(txn, held, step)
         return Accepted(seq=row.seq, status=row.status)
 
+    def _find(self, txn: WriteTransaction, workflow_id: str) -> WorkflowRow | None:
+        """The workflow of an id. A damaged row refuses what is asked of it, and nothing else."""
+        try:
+            return store.find(txn, workflow_id)
+        except StorageCorruptError as error:
+            raise Refusal(error) from error
+
     def _submit_known(self, txn: WriteTransaction, submit: Submit, row: WorkflowRow) -> Outcome:
         again = submit.nonce in (row.nonce, row.resumed_by)
         if again or row.status is WorkflowStatus.SUCCESSFUL:
@@ -244,7 +255,7 @@ class ExecutorCore:
         return self._resume(txn, submit.workflow_id, submit.nonce, submit.dedicated)
 
     def _resume(self, txn: WriteTransaction, workflow_id: str, nonce: str, dedicated: bool) -> Outcome:
-        row = store.find(txn, workflow_id)
+        row = self._find(txn, workflow_id)
         if row is None:
             raise Refusal(WorkflowNotResumableError(workflow_id))
         if nonce and row.resumed_by == nonce:
@@ -294,7 +305,7 @@ class ExecutorCore:
         return outcome
 
     def _cancel(self, txn: WriteTransaction, workflow_id: str) -> Outcome:
-        row = store.find(txn, workflow_id)
+        row = self._find(txn, workflow_id)
         if row is None:
             raise Refusal(WorkflowNotFoundError(workflow_id, self._kv.url))
         if row.status is WorkflowStatus.RUNNING:
@@ -311,7 +322,14 @@ class ExecutorCore:
         return Accepted(seq=row.seq, status=row.status)
 
     def _delete(self, txn: WriteTransaction, workflow_id: str) -> Outcome:
-        row = store.find(txn, workflow_id)
+        try:
+            row = store.find(txn, workflow_id)
+        except StorageCorruptError as error:
+            log.error("deleting a workflow that cannot be read workflow_id=%s error=%s", workflow_id, error)
+            seq = store.delete_damaged(txn, workflow_id)
+            self.held.pop(seq, None)
+            self._batch.lost.append(seq)
+            return Accepted(seq=seq, status=WorkflowStatus.NONE)
         if row is None:
             raise Refusal(WorkflowNotFoundError(workflow_id, self._kv.url))
         if row.status.active:
@@ -322,7 +340,7 @@ class ExecutorCore:
         return Accepted(seq=row.seq, status=WorkflowStatus.NONE)
 
     def _post(self, txn: WriteTransaction, post: Post) -> Outcome:
-        row = store.find(txn, post.workflow_id)
+        row = self._find(txn, post.workflow_id)
         if row is None:
             raise Refusal(WorkflowNotFoundError(post.workflow_id, self._kv.url))
         if post.dedupe_id is not None and store.has_event(txn, row.seq, post.dedupe_id):
@@ -352,7 +370,12 @@ class ExecutorCore:
         return Accepted(seq=deliver.seq, status=held.run.status)
 
     def _fire_timer(self, txn: WriteTransaction, fire: FireTimer) -> Outcome:
-        row = store.get(txn, fire.seq)
+        try:
+            row = store.get(txn, fire.seq)
+        except StorageCorruptError as error:
+            log.error("a timer is dropped task=%d error=%s", fire.task, error)
+            store.drop_timer(txn, fire.due_unix_s, fire.seq, fire.task)
+            return error
         if row is not None and row.status is WorkflowStatus.RUNNING:
             if row.executor != self.name:
                 return Elsewhere(executor=row.executor)
@@ -371,7 +394,12 @@ class ExecutorCore:
         return Accepted(seq=fire.seq, status=WorkflowStatus.NONE if row is None else row.status)
 
     def _recover(self, txn: WriteTransaction, seq: int) -> Outcome:
-        row = store.get(txn, seq)
+        try:
+            row = store.get(txn, seq)
+        except StorageCorruptError as error:
+            log.error("a workflow is not taken up: %s", error)
+            store.put_away(txn, seq, self.name)
+            return error
         if row is None or row.status is not WorkflowStatus.RUNNING:
             store.put_away(txn, seq, self.name)
             return Accepted(seq=seq, status=WorkflowStatus.NONE if row is None else row.status, fresh=False)
@@ -478,13 +506,17 @@ class ExecutorCore:
     def _admit_queued(self, txn: WriteTransaction) -> None:
         limits = store.load_limits(txn)
         while limits.may_start(running=store.count(txn, WorkflowStatus.RUNNING)):
-            seq = store.first_queued(txn)
-            if seq is None:
+            first = store.first_queued(txn)
+            if first is None:
                 return
-            row = store.get(txn, seq)
+            number, seq = first
+            store.leave_queue(txn, number)
+            try:
+                row = store.get(txn, seq)
+            except StorageCorruptError as error:
+                log.error("a queued workflow is passed over: %s", error)
+                continue
             assert row is not None
-            assert row.queue_number is not None
-            store.leave_queue(txn, row.queue_number)
             row = self._change(
                 txn, row, StatusSignal.ADMITTED, started_unix_s=self._now, queue_number=None, ended_unix_s=None
             )
@@ -602,14 +634,17 @@ def lose_cluster(kv: KeyValueStore, executors: Sequence[str]) -> int:
         store.forget_deleted(txn)
         running = store.list_seqs(txn, WorkflowStatus.RUNNING)
         for seq in running:
-            row = store.get(txn, seq)
+            try:
+                row = store.get(txn, seq)
+            except StorageCorruptError as error:
+                log.error("a workflow is left as it is: %s", error)
+                store.let_go(txn, seq)
+                continue
             assert row is not None
             changed = replace(row, status=next_status(row.status, StatusSignal.CLUSTER_LOST))
             store.save(txn, changed, was=row.status)
             store.put_away(txn, seq, row.executor)
-        for seq in store.list_seqs(txn, WorkflowStatus.PENDING):
-            row = store.get(txn, seq)
-            assert row is not None
+        for row in store.list_by_ids(txn, store.list_seqs(txn, WorkflowStatus.PENDING)):
             if not names.is_dedicated(row.executor):
                 store.save(txn, replace(row, executor=names.executor_for(row.workflow_id, executors)))
     return len(running)

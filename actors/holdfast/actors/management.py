@@ -254,8 +254,8 @@ class ManagementActor:
 
     async def list_workflows(
         self, statuses: Collection[WorkflowStatus], after: int, limit: int
-    ) -> list[tuple[int, str, WorkflowStatus]]:
-        """A page of (number, id, status), in order of submission."""
+    ) -> list[tuple[int, str | None, WorkflowStatus]]:
+        """A page of (number, id, status), in order of submission; the id is None when the row is damaged."""
         with self._kv.read() as txn:
             return store.list_workflows(txn, statuses, after=after, limit=limit)
 
@@ -351,10 +351,11 @@ class ManagementActor:
         """Wake the executors whose timers have come due. The rows are theirs to remove, with what the wake writes."""
         with self._kv.read() as txn:
             due = store.due_timers(txn, time.time(), _TIMERS_AT_ONCE)
-            rows = {seq: store.get(txn, seq) for seq in {seq for _, seq, _ in due}}
+            # One that is damaged is nobody's: the first executor drops its timers.
+            rows = {row.seq: row for row in store.list_by_ids(txn, sorted({seq for _, seq, _ in due}))}
         by_executor: dict[str, list[tuple[float, int, int]]] = {}
         for due_unix_s, seq, task in due:
-            row = rows[seq]
+            row = rows.get(seq)
             executor = (
                 row.executor if row is not None and row.executor in self._executors else next(iter(self._executors))
             )

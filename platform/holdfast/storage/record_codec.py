@@ -49,6 +49,9 @@ class Referring:
     objects: tuple[str, ...]
 
 
+UNREADABLE = (StorageCorruptError, LookupError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
+"""What reading a damaged row raises: its frame or its JSON is not one, or what should be in it is not."""
+
 Stored: TypeAlias = Payload | Blob | Referring | HoldfastError | Split | None
 """What a `Value.base` can be once it is stored."""
 

@@ -6,13 +6,14 @@ together is written together. Nothing is decided here but whether a lease holds.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from holdfast.engine.errors import StaleLeaseError
+from holdfast.engine.errors import StaleLeaseError, StorageCorruptError
 from holdfast.engine.graph import TaskIndex
 from holdfast.engine.queueing import Limits
 from holdfast.engine.records import (
@@ -34,6 +35,7 @@ from holdfast.engine.values import Split, Value
 from holdfast.storage import layout
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
 from holdfast.storage.record_codec import (
+    UNREADABLE,
     Frame,
     decode_graphs,
     encode_graph,
@@ -45,19 +47,38 @@ from holdfast.storage.record_codec import (
 )
 from holdfast.storage.workflow_row import TaskView, WorkflowRow
 
+log = logging.getLogger("holdfast")
+
 # -- workflows ---------------------------------------------------------------------------------------------------------
 
 
 def find(txn: ReadTransaction, workflow_id: str) -> WorkflowRow | None:
-    """The workflow of an id; None when there is none."""
+    """The workflow of an id; None when there is none.
+
+    Raises:
+        StorageCorruptError: Its row is damaged; names the workflow.
+    """
     raw = txn.get(layout.workflow_id(workflow_id))
-    return None if raw is None else get(txn, layout.unpack(raw))
+    return None if raw is None else _read(txn, layout.unpack(raw), f"workflow {workflow_id!r}")
 
 
 def get(txn: ReadTransaction, seq: int) -> WorkflowRow | None:
-    """The workflow of a number; None when it has been deleted."""
+    """The workflow of a number; None when it has been deleted.
+
+    Raises:
+        StorageCorruptError: Its row is damaged; names the number, for the id stands in the row.
+    """
+    return _read(txn, seq, f"workflow number {seq}")
+
+
+def _read(txn: ReadTransaction, seq: int, called: str) -> WorkflowRow | None:
     raw = txn.get(layout.workflow(seq))
-    return None if raw is None else _decode_workflow(seq, raw)
+    try:
+        return None if raw is None else _decode_workflow(seq, raw)
+    except UNREADABLE as error:
+        fix = "Restore the folder from a backup, or give the workflow up with workflow.delete(<its id>)."
+        problem = f"the row of {called} is damaged ({type(error).__name__}: {error})"
+        raise StorageCorruptError("meta.lmdb", problem, fix) from error
 
 
 def create(txn: WriteTransaction, row: WorkflowRow) -> WorkflowRow:
@@ -107,9 +128,34 @@ def forget_deleted(txn: WriteTransaction) -> None:
     txn.delete_prefix(layout.DELETED)
 
 
+def delete_damaged(txn: WriteTransaction, workflow_id: str) -> int:
+    """Remove a workflow whose row cannot be read, by its id. What it ran for is refused by its lease, which is gone.
+
+    Returns:
+        Its number.
+
+    Semantics: its blobs, whose folder the row named, go when a platform starts on the folder the next time.
+    """
+    raw = txn.get(layout.workflow_id(workflow_id))
+    assert raw is not None, f"there is no workflow {workflow_id!r} to be damaged"
+    seq = layout.unpack(raw)
+    txn.delete(layout.workflow_id(workflow_id))
+    for status in WorkflowStatus:
+        if txn.delete(layout.status(status.value, seq)):
+            _add_to_count(txn, status, -1)
+    let_go(txn, seq)
+    for key, value in txn.scan(layout.QUEUE):
+        if value == layout.pack(seq):
+            txn.delete(key)
+    for prefix in layout.rows_of(seq):
+        txn.delete_prefix(prefix)
+    return seq
+
+
 def owns_blobs(txn: ReadTransaction, nonce: str) -> bool:
-    """Whether a workflow came of the submission whose blobs lie in the folder of this name."""
-    return txn.get(layout.blob_group(nonce)) is not None
+    """Whether a workflow came of the submission whose blobs lie in the folder of this name, and is there."""
+    raw = txn.get(layout.blob_group(nonce))
+    return raw is not None and txn.get(layout.workflow(layout.unpack(raw))) is not None
 
 
 def count(txn: ReadTransaction, status: WorkflowStatus) -> int:
@@ -143,17 +189,19 @@ def list_seqs(txn: ReadTransaction, status: WorkflowStatus, *, after: int = -1, 
 
 def list_workflows(
     txn: ReadTransaction, statuses: Collection[WorkflowStatus], *, after: int = -1, limit: int
-) -> list[tuple[int, str, WorkflowStatus]]:
-    """(number, id, status) in order of submission, a page of at most `limit`."""
+) -> list[tuple[int, str | None, WorkflowStatus]]:
+    """A page of at most `limit` (number, id, status), in order of submission; no id where the row is damaged."""
     merged: list[tuple[int, WorkflowStatus]] = []
     for status in statuses:
         merged.extend((seq, status) for seq in list_seqs(txn, status, after=after, limit=limit))
     merged.sort()
-    page = []
+    page: list[tuple[int, str | None, WorkflowStatus]] = []
     for seq, status in merged[:limit]:
-        row = get(txn, seq)
-        assert row is not None, f"the index of {status} names workflow {seq}, which has no row"
-        page.append((seq, row.workflow_id, status))
+        try:
+            row = get(txn, seq)
+        except StorageCorruptError:
+            row = None
+        page.append((seq, None if row is None else row.workflow_id, status))
     return page
 
 
@@ -237,6 +285,13 @@ def check_lease(txn: ReadTransaction, seq: int, epoch: int, workflow_id: str) ->
 def put_away(txn: WriteTransaction, seq: int, executor: str) -> None:
     """The executor holds this workflow no longer; the epoch stays, so that the next lease is a higher one."""
     txn.delete(layout.active(executor, seq))
+
+
+def let_go(txn: WriteTransaction, seq: int) -> None:
+    """Whoever holds this workflow holds it no longer: for one whose row does not tell who that is."""
+    raw = txn.get(layout.lease(seq))
+    if raw is not None:
+        txn.delete(layout.active(orjson.loads(raw)["executor"], seq))
 
 
 def held_by(txn: ReadTransaction, executor: str) -> list[int]:
@@ -554,10 +609,10 @@ def leave_queue(txn: WriteTransaction, number: int) -> None:
     txn.delete(layout.queued(number))
 
 
-def first_queued(txn: ReadTransaction) -> int | None:
-    """The workflow that is next in the queue."""
+def first_queued(txn: ReadTransaction) -> tuple[int, int] | None:
+    """(place in the queue, workflow) of what is next; None when nothing is queued."""
     first = next(txn.scan(layout.QUEUE), None)
-    return None if first is None else layout.unpack(first[1])
+    return None if first is None else (layout.last_part(first[0]), layout.unpack(first[1]))
 
 
 def save_setting(txn: WriteTransaction, name: str, value: Any) -> None:
@@ -583,5 +638,14 @@ def load_limits(txn: ReadTransaction) -> Limits:
 
 
 def list_by_ids(txn: ReadTransaction, seqs: Sequence[int]) -> list[WorkflowRow]:
-    """The rows of these workflows that still exist."""
-    return [row for row in (get(txn, seq) for seq in seqs) if row is not None]
+    """The rows of these workflows that still exist. One that is damaged is left out, and the log says so."""
+    rows = []
+    for seq in seqs:
+        try:
+            row = get(txn, seq)
+        except StorageCorruptError as error:
+            log.error("%s", error)
+            continue
+        if row is not None:
+            rows.append(row)
+    return rows

@@ -6,6 +6,7 @@ nothing about a workflow and reads no storage.
 
 from __future__ import annotations
 
+import logging
 import queue
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -15,7 +16,7 @@ import orjson
 import ray
 from ray.exceptions import RayActorError, RaySystemError, RayTaskError
 
-from holdfast.actors.client import Platform, forget_platform
+from holdfast.actors.client import Platform, fetch, forget_platform
 from holdfast.actors.environment import capture_environment
 from holdfast.actors.graph_builder import build
 from holdfast.actors.nodes import is_task
@@ -46,6 +47,8 @@ __all__ = [
     "send_event",
     "submit",
 ]
+
+log = logging.getLogger("holdfast")
 
 _LONGEST_ID_BYTES = 1024
 _PAGE = 1000
@@ -253,15 +256,26 @@ def list_all(
         ValueError: No such status.
         TypeError: Neither of these.
 
-    Semantics: the time it takes follows what is asked for, not what is stored.
+    Semantics: the time it takes follows what is asked for, not what is stored. A workflow whose row is damaged is
+    left out, and the log of this process says so.
     """
     statuses = _statuses(status_filter)
     found: list[tuple[str, WorkflowStatus]] = []
     after = -1
     while True:
         last = after
-        page = ray.get(_management().list_workflows.remote(statuses, last, _PAGE))
-        found.extend((workflow_id, status) for _, workflow_id, status in page)
+        page = fetch(_management().list_workflows.remote(statuses, last, _PAGE))
+        for number, workflow_id, status in page:
+            if workflow_id is None:
+                log.error(
+                    "workflow number %d is not listed: its row in %s is damaged. Its status was %s; "
+                    "get_status of its id says what is wrong with it",
+                    number,
+                    get_platform().config.storage,
+                    status.value,
+                )
+            else:
+                found.append((workflow_id, status))
         if len(page) < _PAGE:
             return found
         after = page[-1][0]
@@ -272,9 +286,10 @@ def get_status(workflow_id: str) -> WorkflowStatus:
 
     Raises:
         WorkflowNotFoundError: There is no such workflow.
+        StorageCorruptError: Its row in the store is damaged.
     """
     check_workflow_id(workflow_id)
-    row = ray.get(_management().workflow.remote(workflow_id))
+    row = fetch(_management().workflow.remote(workflow_id))
     if row is None:
         raise WorkflowNotFoundError(workflow_id, get_platform().config.storage)
     status: WorkflowStatus = row.status
@@ -321,6 +336,8 @@ def delete(workflow_id: str) -> None:
     Raises:
         WorkflowNotFoundError: There is no such workflow.
         WorkflowStillActiveError: It is running or pending.
+
+    Semantics: one whose row is damaged is deleted whatever its status was; what ran for it is ended.
     """
     check_workflow_id(workflow_id)
     _accepted(_asking(workflow_id, "delete", workflow_id, uuid.uuid4().hex))

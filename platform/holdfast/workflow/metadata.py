@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from holdfast.actors.client import Platform
+from holdfast.actors.client import Platform, fetch
 from holdfast.actors.task_options import load_ray_options
 from holdfast.engine.graph import NodeSpec
 from holdfast.storage.workflow_row import TaskView, WorkflowRow
@@ -51,7 +51,7 @@ def task_metadata(platform: Platform, workflow_id: str, task_id: str) -> dict[st
 
 
 def _row(platform: Platform, workflow_id: str) -> WorkflowRow:
-    row: WorkflowRow | None = ray.get(platform.management.workflow.remote(workflow_id))
+    row: WorkflowRow | None = fetch(platform.management.workflow.remote(workflow_id))
     if row is None:
         raise ValueError(f"No such workflow_id {workflow_id!r}")
     return row
