@@ -33,6 +33,10 @@ EXAMPLES: dict[type[BaseException], tuple[tuple[Any, ...], tuple[str, ...]]] = {
     errors.WorkflowEventHandleError: (("order-7", "the listener refused it"), ("order-7", "the listener refused it")),
     errors.ExecutorReplacedError: (("holdfast-executor-0",), ("holdfast-executor-0", "must end")),
     errors.WorkflowEndedError: (("order-7", "SUCCESSFUL"), ("order-7", "SUCCESSFUL")),
+    errors.WorkflowDefectError: (
+        ("order-7", "KeyError: 3"),
+        ("order-7", "KeyError: 3", "workflow.resume('order-7')"),
+    ),
     errors.InvalidGraphError: (
         ("the graph is cyclic", "break the circle"),
         ("the graph is cyclic", "break the circle"),

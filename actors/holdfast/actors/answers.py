@@ -165,7 +165,8 @@ def _error_of(row: WorkflowRow, run: bool) -> Exception:
         return WorkflowCancellationError(row.workflow_id)
     if row.status is WorkflowStatus.FAILED:
         kind = WorkflowExecutionError if run else OutputNotAvailableError
-        return _failure(kind, row, f"Task {row.failed_task_id!r} failed.", row.error)
+        detail = f"Task {row.failed_task_id!r} failed." if row.failed_task_id else str(row.error)
+        return _failure(kind, row, detail, row.error)
     return ValueError(
         f"Workflow[id={row.workflow_id}] is {row.status.value} and has no output: "
         f"take it up again with workflow.resume({row.workflow_id!r})."

@@ -34,6 +34,7 @@ from holdfast.actors.operations import (
     Delete,
     Deliver,
     FireTimer,
+    GiveUp,
     Operation,
     Outcome,
     Post,
@@ -53,8 +54,15 @@ from holdfast.actors.requests import Answer, EventRequest, SubmitRequest, Subscr
 from holdfast.actors.running_calls import RunningCalls
 from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress, object_blob
 from holdfast.actors.task_call import Continued, Reply, Returned
+from holdfast.actors.troubles import Troubles
 from holdfast.engine.commands import AcknowledgeEvent, Complete, StartListener, StartTask, StopListener, StopTask
-from holdfast.engine.errors import ExecutorReplacedError, HoldfastError, StorageError, StorageFullError
+from holdfast.engine.errors import (
+    ExecutorReplacedError,
+    HoldfastError,
+    StorageCorruptError,
+    StorageError,
+    StorageFullError,
+)
 from holdfast.engine.graph import Graph
 from holdfast.engine.records import TaskContinuing, TaskFailed, TaskFinished
 from holdfast.engine.signals import Signal, TaskLost
@@ -71,6 +79,7 @@ log = logging.getLogger("holdfast")
 _TRY_AGAIN_S = 1.0
 _ENDING_S = 10.0
 _LOOK_AGAIN_S = 0.1
+_GIVE_UP_AGAIN_S = 60.0
 
 
 @remote(num_cpus=0, max_concurrency=1_000_000)
@@ -100,6 +109,7 @@ class Executor:
         self._calls = RunningCalls(self._launcher, name, address, self._replied, self._signalled)
         self._told_unix_s: float | None = None
         self._say: list[str] = []
+        self._troubles = Troubles()
         self._writing: set[asyncio.Task[None]] = set()
         self._recover_all(self._not_in_memory())
         self._watch = ManagementWatch(self._folder.kv, lease_s)
@@ -273,7 +283,11 @@ class Executor:
 
     async def fire(self, timers: Sequence[tuple[float, int, int]]) -> list[Outcome]:
         """Timers of this executor's workflows have come due: (due time, workflow, task)."""
-        operations = [FireTimer(seq=seq, task=task, due_unix_s=due) for due, seq, task in timers]
+        operations = [
+            FireTimer(seq=seq, task=task, due_unix_s=due)
+            for due, seq, task in timers
+            if not self._troubles.is_resting(seq)
+        ]
         return list(await asyncio.gather(*(self._operate(operation) for operation in operations)))
 
     async def start_from(self, subscription: int, events: Sequence[tuple[int, str]]) -> list[Outcome]:
@@ -290,7 +304,8 @@ class Executor:
 
     async def recover(self, seqs: Sequence[int]) -> None:
         """Take workflows up that are this executor's."""
-        await asyncio.gather(*(self._operate(Recover(seq=seq)) for seq in seqs))
+        awake = [seq for seq in seqs if not self._troubles.is_resting(seq)]
+        await asyncio.gather(*(self._operate(Recover(seq=seq)) for seq in awake))
 
     async def look_again(self) -> None:
         """Take up what is this executor's and not in memory: whoever was to tell of it may have died."""
@@ -367,10 +382,16 @@ class Executor:
     ) -> None:
         """Nothing was written: refuse who waits, and take the workflows up again from the store, a little later.
 
-        One request alone may be the reason: of several, each is tried by itself before it is refused.
+        One request alone may be the reason: of several, each is tried by itself before it is refused. Where it is
+        one workflow that the work fails on, the others need not wait for it, and it is given up in the end.
         """
+        culprit = self._core.working_on
         for operation, waiter in arrived:
-            if len(arrived) > 1 and not isinstance(operation, Deliver | Recover):
+            if isinstance(operation, Deliver) and operation.seq in self._core.held:
+                # It was not come to, and what it tells is told once. Where nothing is to blame it may fail again.
+                delay_s = _TRY_AGAIN_S if culprit is None else 0.0
+                self._loop.call_later(delay_s, self._arrive, operation, waiter)
+            elif len(arrived) > 1 and not isinstance(operation, Deliver | Recover):
                 self._loop.call_soon(self._work_on, [(operation, waiter)])
             elif waiter is not None and not waiter.done():
                 waiter.set_result(error)
@@ -378,8 +399,25 @@ class Executor:
         seqs = self._not_in_memory()
         for seq in seqs:
             self._calls.stop_all(seq)
+        if culprit is not None and (not isinstance(error, StorageError) or isinstance(error, StorageCorruptError)):
+            self._let_rest(culprit, error)
         if seqs:
             self._loop.call_later(_TRY_AGAIN_S, self._recover_all, seqs)
+
+    def _let_rest(self, seq: int, error: Exception) -> None:
+        """Leave a workflow alone for a while that the work fails on; or for good."""
+        delay_s = self._troubles.note(seq)
+        if delay_s is None:
+            problem = f"{type(error).__name__}: {error}"
+            log.critical("a workflow is given up, for it cannot be worked on number=%d problem=%s", seq, problem)
+            self._arrive(GiveUp(seq=seq, problem=problem))
+            # Should that fail too, it is tried again, now and then.
+            delay_s = _GIVE_UP_AGAIN_S
+        self._loop.call_later(delay_s, self._take_up_rested, seq)
+
+    def _take_up_rested(self, seq: int) -> None:
+        self._troubles.rested(seq)
+        self._recover_all([seq])
 
     def _not_in_memory(self) -> list[int]:
         with self._folder.kv.read() as txn:
@@ -387,7 +425,8 @@ class Executor:
 
     def _recover_all(self, seqs: Sequence[int]) -> None:
         for seq in seqs:
-            self._arrive(Recover(seq=seq))
+            if not self._troubles.is_resting(seq):
+                self._arrive(Recover(seq=seq))
 
     def _carry_out(self, batch: Batch) -> None:
         for seq in batch.lost:
@@ -415,6 +454,7 @@ class Executor:
                 case Complete():
                     log.debug("workflow ended workflow_id=%s status=%s", row.workflow_id, command.status.value)
         for row in batch.ended:
+            self._troubles.forget(row.seq)
             self._answers.ended(row)
         for row in batch.deleted:
             self._folder.blobs.delete_group(row.nonce)

@@ -30,6 +30,7 @@ from holdfast.actors.operations import (
     Deliver,
     Elsewhere,
     FireTimer,
+    GiveUp,
     Operation,
     Outcome,
     Post,
@@ -46,13 +47,14 @@ from holdfast.engine.errors import (
     HoldfastError,
     StaleLeaseError,
     StorageCorruptError,
+    WorkflowDefectError,
     WorkflowEndedError,
     WorkflowNotFoundError,
     WorkflowNotResumableError,
     WorkflowStillActiveError,
 )
 from holdfast.engine.queueing import Admission
-from holdfast.engine.records import TimerSet
+from holdfast.engine.records import TimerSet, WorkflowEnded
 from holdfast.engine.run import Run
 from holdfast.engine.signals import CancelRequested, EventReceived, TimerDue
 from holdfast.engine.step import Step
@@ -110,6 +112,8 @@ class ExecutorCore:
         self.name = name
         self._process = process
         self.held: dict[int, Held] = {}
+        self.working_on: int | None = None
+        """The workflow that was being worked on when `perform` raised; None when it was none of them."""
         self._kv = kv
         self._touched: dict[int, None] = {}
         self._batch = Batch()
@@ -132,7 +136,9 @@ class ExecutorCore:
         Raises:
             StorageError: The commit failed; nothing was done, and the runs it touched are not held any more.
             ExecutorReplacedError: Another process bears this executor's name; nothing was done.
+            Exception: A defect; nothing was done, and `working_on` says where it showed.
         """
+        self.working_on = None
         self._batch, self._touched, self._now, self._queued = Batch(), {}, now_unix_s, False
         self._to_read.clear()
         try:
@@ -142,12 +148,16 @@ class ExecutorCore:
                 for operation in operations:
                     self._batch.outcomes.append(self._perform(txn, operation))
                     self._read_sources(txn)
+                    self.working_on = None
                 if self._batch.ended or self._batch.deleted or self._queued:
                     self._fill_places(txn)
+                self.working_on = None
                 self._put_idle_away(txn)
         except BaseException:
             for seq in self._touched:
                 self.held.pop(seq, None)
+            if self.working_on is not None:
+                self.held.pop(self.working_on, None)
             raise
         finally:
             self._transaction = None
@@ -186,6 +196,8 @@ class ExecutorCore:
                 case Unsubscribe():
                     known = subscriptions.unsubscribe(txn, operation.name)
                     return Accepted(seq=-1, status=WorkflowStatus.NONE, fresh=known)
+                case GiveUp():
+                    return self._give_up(txn, operation)
                 case AdmitQueued():
                     self._admit_queued(txn)
                     return Accepted(seq=-1, status=WorkflowStatus.NONE)
@@ -327,6 +339,7 @@ class ExecutorCore:
         except StorageCorruptError as error:
             log.error("deleting a workflow that cannot be read workflow_id=%s error=%s", workflow_id, error)
             seq = store.delete_damaged(txn, workflow_id)
+            event_readers.forget_reader(txn, seq, cursors=True)
             self.held.pop(seq, None)
             self._batch.lost.append(seq)
             return Accepted(seq=seq, status=WorkflowStatus.NONE)
@@ -409,10 +422,42 @@ class ExecutorCore:
             self._load(txn, row)
         return Accepted(seq=seq, status=row.status)
 
+    def _give_up(self, txn: WriteTransaction, give_up: GiveUp) -> Outcome:
+        seq = give_up.seq
+        try:
+            row = store.get(txn, seq)
+        except StorageCorruptError as error:
+            store.put_away(txn, seq, self.name)
+            return error
+        if row is None or not row.status.active:
+            store.put_away(txn, seq, self.name)
+            return Accepted(seq=seq, status=WorkflowStatus.NONE if row is None else row.status, fresh=False)
+        if row.status is WorkflowStatus.RUNNING and row.executor != self.name:
+            return Elsewhere(executor=row.executor)
+        if row.queue_number is not None:
+            store.leave_queue(txn, row.queue_number)
+            row = self._change(txn, row, StatusSignal.ADMITTED, started_unix_s=self._now)
+        self.held.pop(seq, None)
+        # Nothing of the run is asked: its rows may be what is wrong.
+        ended = WorkflowEnded(
+            status=next_status(row.status, StatusSignal.TASK_FAILED),
+            ended_unix_s=self._now,
+            error=WorkflowDefectError(row.workflow_id, give_up.problem),
+        )
+        row = store.write_records(txn, row, [ended])
+        event_readers.forget_reader(txn, seq, cursors=False)
+        self._batch.ended.append(row)
+        return Accepted(seq=seq, status=row.status)
+
     # -- outside sources -----------------------------------------------------------------------------------------
 
     def _wake(self, txn: WriteTransaction, seq: int) -> Outcome:
-        row = store.get(txn, seq)
+        try:
+            row = store.get(txn, seq)
+        except StorageCorruptError as error:
+            log.error("a workflow is not woken: %s", error)
+            event_readers.forget_reader(txn, seq, cursors=False)
+            return error
         if row is None or row.status is not WorkflowStatus.RUNNING:
             # Whoever takes it up again reads on from where it was.
             event_readers.forget_reader(txn, seq, cursors=False)
@@ -463,7 +508,7 @@ class ExecutorCore:
         event = subscriptions.is_to_start(txn, start.subscription, start.event)
         if rule is None or event is None:
             return Accepted(seq=-1, status=WorkflowStatus.NONE, fresh=False)
-        known = store.find(txn, start.workflow_id)
+        known = self._find(txn, start.workflow_id)
         if known is not None:
             subscriptions.note_started(txn, rule, start.event, repeated=True)
             return Accepted(seq=known.seq, status=known.status, fresh=False)
@@ -511,6 +556,7 @@ class ExecutorCore:
                 return
             number, seq = first
             store.leave_queue(txn, number)
+            self.working_on = seq
             try:
                 row = store.get(txn, seq)
             except StorageCorruptError as error:
@@ -535,6 +581,7 @@ class ExecutorCore:
 
     def _take(self, txn: WriteTransaction, seq: int) -> Held | None:
         """The held run, its lease checked in this transaction; None when it is not held, or not any more."""
+        self.working_on = seq
         held = self.held.get(seq)
         if held is None or seq in self._touched:
             return held
@@ -552,6 +599,7 @@ class ExecutorCore:
         self._touched[held.row.seq] = None
 
     def _load(self, txn: WriteTransaction, row: WorkflowRow) -> Held:
+        self.working_on = row.seq
         epoch = store.take_lease(txn, row.seq, self.name)
         image = snapshots.load_run(txn, row.seq, epoch)
         run, step = Run.load(row.workflow_id, image, self._now, partial(self._given_before, row.seq))

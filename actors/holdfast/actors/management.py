@@ -45,6 +45,7 @@ _PING_EVERY_S = 2.0
 _CLOSING_S = 15.0
 _LOOK_AGAIN_S = 0.2
 _ALARM = "alarm"
+_FARTHEST_ALARM_S = 86_400.0
 _TIMERS_AT_ONCE = 1000
 
 
@@ -340,7 +341,8 @@ class ManagementActor:
         self._scheduler.add_job(
             self._ring,
             "date",
-            run_date=datetime.fromtimestamp(due_unix_s, tz=timezone.utc),
+            # No calendar goes as far as a timer can be set: one that rings early looks and sets itself again.
+            run_date=datetime.fromtimestamp(min(due_unix_s, time.time() + _FARTHEST_ALARM_S), tz=timezone.utc),
             id=_ALARM,
             replace_existing=True,
             misfire_grace_time=None,

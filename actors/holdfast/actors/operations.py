@@ -155,6 +155,18 @@ class StartFrom:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUp:
+    """Make a workflow FAILED that cannot be worked on.
+
+    Attributes:
+        problem: What came of the last try.
+    """
+
+    seq: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdmitQueued:
     """Start queued workflows while there are free places."""
 
@@ -172,6 +184,7 @@ Operation: TypeAlias = (
     | Subscribe
     | Unsubscribe
     | StartFrom
+    | GiveUp
     | AdmitQueued
 )
 

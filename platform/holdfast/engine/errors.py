@@ -157,6 +157,21 @@ class InvalidWorkflowIdError(WorkflowError, ValueError):
         return f"workflow_id {self.shown_id} {self.problem}. Use a non-empty string of at most 1,024 bytes in UTF-8."
 
 
+class WorkflowDefectError(WorkflowError):
+    """A workflow could not be worked on, through no fault of its own: a defect of Holdfast, or a damaged store."""
+
+    def __init__(self, workflow_id: str, problem: str) -> None:
+        super().__init__(workflow_id, problem)
+        self.workflow_id, self.problem = workflow_id, problem
+
+    def __str__(self) -> str:
+        return (
+            f"Holdfast could not go on with Workflow[id={self.workflow_id}], and gave it up after several tries: "
+            f"{self.problem}. This is a defect of Holdfast or damage to its storage: please report it with the log "
+            f"of the executor. workflow.resume({self.workflow_id!r}) tries again from what is stored."
+        )
+
+
 class StaleLeaseError(HoldfastError):
     """A write under an old epoch. The writer has been replaced and must stop; nothing was written."""
 

@@ -54,6 +54,8 @@ import struct
 
 _U64 = struct.Struct(">Q")
 _DUE = struct.Struct(">cQQQ")
+# The greatest float that fits into eight bytes, half a million years from now.
+_LAST_MICROS = math.nextafter(2.0**64, 0.0)
 
 
 def pack(number: int) -> bytes:
@@ -154,8 +156,8 @@ def task_name(seq: int, task_id: str | None = None) -> bytes:
 
 
 def due_micros(due_unix_s: float) -> int:
-    """A due time as it stands in the index: never before the time asked for."""
-    return max(0, math.ceil(due_unix_s * 1e6))
+    """A due time as it stands in the index: never before the time asked for, and never is the last there is."""
+    return max(0, math.ceil(min(due_unix_s * 1e6, _LAST_MICROS)))
 
 
 TIMERS = b"d"
