@@ -13,6 +13,9 @@ import pytest
 import ray
 
 from holdfast import workflow
+from holdfast.actors import names
+from holdfast.storage import workflow_store as store
+from holdfast.storage.folder import StorageFolder
 
 _OWN = "holdfast-executor-of-"
 
@@ -160,3 +163,81 @@ def test_a_queued_workflow_gets_its_executor_when_its_turn_comes(platform: Path,
     assert own_pids() == []
     Path(go).touch()
     assert ray.get([first, second], timeout=60) == [(1,), (2,)]
+
+
+def recorded(storage: Path) -> list[str]:
+    """Executors of one workflow whose processes are written down."""
+    folder = StorageFolder.open(storage, create=False)
+    try:
+        with folder.kv.read() as txn:
+            return list(store.settings_beginning(txn, names.process_setting(names.DEDICATED)))
+    finally:
+        folder.close()
+
+
+def test_a_resume_gives_it_an_executor_of_its_own_again_unless_told_otherwise(
+    platform: Path, wid: str, tmp_path: Path
+) -> None:
+    mended, go = tmp_path / "mended", tmp_path / "go"
+
+    @ray.remote(max_retries=0)
+    def fail_at_first(path: str) -> int:
+        if not os.path.exists(path):
+            raise ValueError("not mended")
+        return 7
+
+    graph = wait_until.bind(str(go), fail_at_first.bind(str(mended)))
+    for name in ("again", "otherwise"):
+        with pytest.raises(workflow.WorkflowExecutionError):
+            workflow.run(graph, workflow_id=f"{wid}-{name}", dedicated_executor=True)
+    wait_for(lambda: own_pids() == [])
+    mended.touch()
+    again = workflow.resume_async(f"{wid}-again")
+    otherwise = workflow.resume_async(f"{wid}-otherwise", dedicated_executor=False)
+    wait_for(lambda: len(own_pids()) == 1)
+    go.touch()
+    assert ray.get([again, otherwise], timeout=60) == [(7,), (7,)]
+
+
+def test_it_is_remembered_when_the_cluster_is_lost(platform: Path, tmp_path: Path) -> None:
+    go, storage = str(tmp_path / "go"), str(tmp_path / "storage")
+    workflow.shutdown()
+    workflow.init(storage)
+    workflow.run_async(wait_until.bind(go, 1), workflow_id="own", dedicated_executor=True)
+    wait_for(own_pids)
+    workflow.shutdown()
+    workflow.init(storage, resume="auto")
+    wait_for(own_pids)
+    Path(go).touch()
+    assert workflow.get_output("own") == (1,)
+
+
+def test_what_is_written_down_of_it_goes_when_it_was_killed_too(wid: str, local_ray: None, tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    workflow.shutdown()
+    workflow.init(str(storage))
+    workflow.run_async(wait_until.bind(str(tmp_path / "never")), workflow_id="killed", dedicated_executor=True)
+    (pid,) = wait_for(own_pids)
+    assert len(wait_for(lambda: recorded(storage))) == 1
+    (name,) = [entry["name"] for entry in workflow.platform_status()["executors"] if entry["name"].startswith(_OWN)]
+    workflow.cancel("killed")
+    # It is to end by now, and may be doing it: for good, and by another's hand.
+    try:
+        ray.kill(ray.get_actor(name, namespace=names.NAMESPACE), no_restart=True)
+    except ValueError:
+        assert not is_running(pid)
+    wait_for(lambda: recorded(storage) == [])
+    wait_for(lambda: not is_running(pid))
+
+
+def test_what_a_lost_cluster_has_left_written_down_goes_when_a_platform_starts(
+    platform: Path, local_ray: None, tmp_path: Path
+) -> None:
+    storage = tmp_path / "storage"
+    workflow.shutdown()
+    folder = StorageFolder.open(storage)
+    with folder.kv.write() as txn:
+        store.save_setting(txn, names.process_setting(f"{names.DEDICATED}0123-1"), [2**22 + 1, 1])
+    folder.close()
+    workflow.init(str(storage))
+    wait_for(lambda: recorded(storage) == [])

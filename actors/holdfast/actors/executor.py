@@ -148,8 +148,12 @@ class Executor:
         self._watch.close()
         await self._calls.end_all(_ENDING_S)
         if names.is_dedicated(self._name):
-            with self._folder.kv.write() as txn:
-                store.drop_setting(txn, names.process_setting(self._name))
+            try:
+                with self._folder.kv.write() as txn:
+                    store.drop_setting(txn, names.process_setting(self._name))
+            except StorageError as error:
+                # The management actor drops it, sooner or later.
+                log.warning("executor %s could not remove what it had written down: %s", self._name, error)
         self._lock.release()
 
     async def submit(self, request: SubmitRequest) -> Outcome:
@@ -180,7 +184,7 @@ class Executor:
             return outcome
         return await self._answer(request.workflow_id, None, run=True)
 
-    async def resume(self, workflow_id: str, nonce: str, dedicated: bool = False) -> Outcome:
+    async def resume(self, workflow_id: str, nonce: str, dedicated: bool | None = None) -> Outcome:
         """Take a workflow up again. `nonce` marks the request: Ray repeats it when this process dies in it."""
         return await self._operate(Resume(workflow_id=workflow_id, nonce=nonce, dedicated=dedicated))
 

@@ -231,6 +231,7 @@ class ExecutorCore:
             started_unix_s=self._now if admission is Admission.ADMITTED else None,
             nonce=submit.nonce,
             environment=submit.environment,
+            dedicated=submit.dedicated,
         )
         row = store.create(txn, row)
         if admission is Admission.QUEUED or submit.dedicated:
@@ -264,9 +265,9 @@ class ExecutorCore:
                     f"workflow.get_output({row.workflow_id!r}), or choose another id."
                 )
             )
-        return self._resume(txn, submit.workflow_id, submit.nonce, submit.dedicated)
+        return self._resume(txn, submit.workflow_id, submit.nonce, submit.dedicated or None)
 
-    def _resume(self, txn: WriteTransaction, workflow_id: str, nonce: str, dedicated: bool) -> Outcome:
+    def _resume(self, txn: WriteTransaction, workflow_id: str, nonce: str, asked: bool | None) -> Outcome:
         row = self._find(txn, workflow_id)
         if row is None:
             raise Refusal(WorkflowNotResumableError(workflow_id))
@@ -283,6 +284,7 @@ class ExecutorCore:
         store.forget_failures(txn, row.seq)
         row = replace(row, resumed_by=nonce)
         executor = self.name
+        dedicated = row.dedicated if asked is None else asked
         if dedicated:
             # Not the name it had before: an actor that is being ended may still have that.
             executor = names.dedicated_executor_name(row.nonce, store.current_epoch(txn, row.seq) + 1)

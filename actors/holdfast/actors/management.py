@@ -414,7 +414,29 @@ class ManagementActor:
                 await self.keep_executor(name)
             for name in [name for name in self._executors if names.is_dedicated(name) and name not in wanted]:
                 self._keep(self._end_dedicated(name, self._executors.pop(name)))
+            await self._forget_ended_executors()
             await asyncio.sleep(_PING_EVERY_S)
+
+    async def _forget_ended_executors(self) -> None:
+        """Drop what is written down of executors of one workflow that are gone, however they ended."""
+        with self._kv.read() as txn:
+            recorded = store.settings_beginning(txn, names.process_setting(names.DEDICATED))
+        gone = [
+            setting
+            for setting, process in recorded.items()
+            if names.process_executor(setting) not in self._executors and not Process(*process).alive
+        ]
+        if gone:
+            # Not on the event loop: a writer that is stopped may hold the store, and is ended from here.
+            await asyncio.to_thread(self._drop_settings, gone)
+
+    def _drop_settings(self, settings: Sequence[str]) -> None:
+        try:
+            with self._kv.write() as txn:
+                for setting in settings:
+                    store.drop_setting(txn, setting)
+        except StorageError as error:
+            log.warning("what is written down of %d executors that are gone stays for now: %s", len(settings), error)
 
     async def _end_dedicated(self, name: str, executor: Any) -> None:
         process = self._processes.pop(name, None)

@@ -28,9 +28,17 @@ def is_dedicated(executor: str) -> bool:
     return executor.startswith(DEDICATED)
 
 
+_PROCESS = "process."
+
+
 def process_setting(executor: str) -> str:
     """Where the store keeps which process an executor is."""
-    return f"process.{executor}"
+    return f"{_PROCESS}{executor}"
+
+
+def process_executor(setting: str) -> str:
+    """The executor of a `process_setting`."""
+    return setting.removeprefix(_PROCESS)
 
 
 def listener_host_name(environment: str) -> str:

@@ -40,12 +40,12 @@ class Resume:
 
     Attributes:
         nonce: Random mark of this request: sent twice it counts once.
-        dedicated: Give it an executor of its own.
+        dedicated: Whether to give it an executor of its own; None for as it was submitted.
     """
 
     workflow_id: str
     nonce: str = ""
-    dedicated: bool = False
+    dedicated: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

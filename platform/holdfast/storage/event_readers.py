@@ -26,7 +26,7 @@ from holdfast.storage.event_store import (
 )
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
 from holdfast.storage.workflow_row import WorkflowRow
-from holdfast.storage.workflow_store import get, list_seqs
+from holdfast.storage.workflow_store import list_by_ids, list_seqs
 
 Stream = tuple[str, str]
 
@@ -113,8 +113,7 @@ def pending_wakes(txn: ReadTransaction, limit: int) -> list[tuple[str, int]]:
 
 def executors_of(txn: ReadTransaction, seqs: dict[int, None] | tuple[int, ...]) -> list[tuple[str, int]]:
     """(executor, number) of the workflows of these numbers that there are."""
-    rows = ((seq, get(txn, seq)) for seq in seqs)
-    return [(row.executor, seq) for seq, row in rows if row is not None]
+    return [(row.executor, row.seq) for row in list_by_ids(txn, tuple(seqs))]
 
 
 def _stream(raw: bytes) -> Stream:
@@ -148,8 +147,6 @@ def _wanted_since(txn: ReadTransaction, row: WorkflowRow) -> float:
     """From when on events of a new source are wanted: since the oldest workflow that may still ask for them."""
     since = row.submitted_unix_s
     for status in (WorkflowStatus.RUNNING, WorkflowStatus.PENDING, WorkflowStatus.RESUMABLE):
-        for seq in list_seqs(txn, status, limit=1):
-            oldest = get(txn, seq)
-            if oldest is not None:
-                since = min(since, oldest.submitted_unix_s)
+        for oldest in list_by_ids(txn, list_seqs(txn, status, limit=1)):
+            since = min(since, oldest.submitted_unix_s)
     return since

@@ -25,6 +25,7 @@ class WorkflowRow:
         nonce: Mark of the submission, so that one that is sent again is known.
         resumed_by: Mark of the last request that resumed it, for the same reason; empty for none.
         environment: Hash of the runtime environment in the code store; empty for none.
+        dedicated: Whether it was submitted to run in an executor of its own.
         queue_number: Its place in the queue, while PENDING.
         events_from: Number of the last event of all outside sources when it was submitted: it reads those after it.
         output: The value; None unless SUCCESSFUL.
@@ -42,6 +43,7 @@ class WorkflowRow:
     nonce: str = ""
     resumed_by: str = ""
     environment: str = ""
+    dedicated: bool = False
     queue_number: int | None = None
     events_from: int = 0
     output: Value | None = None

@@ -213,6 +213,8 @@ def _encode_workflow(row: WorkflowRow) -> bytes:
     header |= {"queue": row.queue_number, "resumed_by": row.resumed_by}
     if row.events_from:
         header["events_from"] = row.events_from
+    if row.dedicated:
+        header["dedicated"] = True
     if row.output is not None:
         header["output"] = value_entry(row.output, frame, elsewhere=row.output_origin)
     if row.error is not None:
@@ -235,6 +237,7 @@ def _decode_workflow(seq: int, raw: bytes) -> WorkflowRow:
         nonce=header["nonce"],
         resumed_by=header["resumed_by"],
         environment=header["environment"],
+        dedicated=header.get("dedicated", False),
         queue_number=header["queue"],
         events_from=header.get("events_from", 0),
         output=output,
@@ -623,6 +626,12 @@ def save_setting(txn: WriteTransaction, name: str, value: Any) -> None:
 def drop_setting(txn: WriteTransaction, name: str) -> None:
     """Forget a setting of the platform."""
     txn.delete(layout.setting(name))
+
+
+def settings_beginning(txn: ReadTransaction, names: str) -> dict[str, Any]:
+    """The settings of the platform whose names begin so."""
+    prefix = layout.setting(names)
+    return {names + key[len(prefix) :].decode(): orjson.loads(raw) for key, raw in txn.scan(prefix)}
 
 
 def load_setting(txn: ReadTransaction, name: str) -> Any:

@@ -54,7 +54,7 @@ async def submit(
     return await asyncio.to_thread(api.submit, dag, *args, workflow_id=workflow_id, metadata=metadata, **kwargs)
 
 
-async def resume(workflow_id: str, *, dedicated_executor: bool = False) -> Any:
+async def resume(workflow_id: str, *, dedicated_executor: bool | None = None) -> Any:
     """As `workflow.resume`."""
     return await _value(await asyncio.to_thread(api.resume_async, workflow_id, dedicated_executor=dedicated_executor))
 

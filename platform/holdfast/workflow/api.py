@@ -159,12 +159,12 @@ def submit(
     return request.workflow_id
 
 
-def resume(workflow_id: str, *, dedicated_executor: bool = False) -> Any:
+def resume(workflow_id: str, *, dedicated_executor: bool | None = None) -> Any:
     """Take a workflow up again and return its value.
 
     Args:
         workflow_id: One that FAILED or is RESUMABLE; for one that succeeded the stored value is returned.
-        dedicated_executor: As for `run`; it need not be what it was then.
+        dedicated_executor: As for `run`, for this time. Default: as it was submitted.
 
     Raises:
         WorkflowNotResumableError: There is no such workflow, or it was cancelled.
@@ -174,7 +174,7 @@ def resume(workflow_id: str, *, dedicated_executor: bool = False) -> Any:
     return _get(resume_async(workflow_id, dedicated_executor=dedicated_executor))
 
 
-def resume_async(workflow_id: str, *, dedicated_executor: bool = False) -> ray.ObjectRef[Any]:
+def resume_async(workflow_id: str, *, dedicated_executor: bool | None = None) -> ray.ObjectRef[Any]:
     """Take a workflow up again and return a reference of its value.
 
     Args:
