@@ -29,7 +29,7 @@ def test_blobs_of_a_submission_that_never_came_to_be_go(tmp_path: Path) -> None:
         assert not folder.blobs.exists(keys[ORPHANED])
         assert collect_garbage(folder, before_unix_s=start_unix_s) == 0
         with folder.kv.write() as txn:
-            store.delete(txn, row)
+            store.delete(txn, row, start_unix_s)
         assert collect_garbage(folder, before_unix_s=start_unix_s) == 1
         assert folder.blobs.groups() == []
     finally:

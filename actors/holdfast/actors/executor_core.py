@@ -62,7 +62,7 @@ from holdfast.engine.transitions import StatusSignal, WorkflowStatus, next_statu
 from holdfast.listeners.forms import arguments_of, payload_of
 from holdfast.storage import event_readers, snapshots, subscriptions
 from holdfast.storage import workflow_store as store
-from holdfast.storage.answered import find_answer, save_answer
+from holdfast.storage.answered import find_answer, forget_all_answers, save_answer
 from holdfast.storage.interface import KeyValueStore, WriteTransaction
 from holdfast.storage.payload import Payload
 from holdfast.storage.workflow_row import WorkflowRow
@@ -322,6 +322,8 @@ class ExecutorCore:
         row = self._find(txn, workflow_id)
         if row is None:
             raise Refusal(WorkflowNotFoundError(workflow_id, self._kv.url))
+        if row.status in (WorkflowStatus.SUCCESSFUL, WorkflowStatus.CANCELED):
+            return Accepted(seq=row.seq, status=row.status, fresh=False)
         if row.status is WorkflowStatus.RUNNING:
             if row.executor != self.name:
                 return Elsewhere(executor=row.executor)
@@ -330,7 +332,9 @@ class ExecutorCore:
             return Accepted(seq=row.seq, status=held.run.status)
         if row.queue_number is not None:
             store.leave_queue(txn, row.queue_number)
-        row = self._change(txn, row, StatusSignal.CANCEL_REQUESTED, queue_number=None)
+        # One that had failed before keeps the time of its end.
+        ended_unix_s = self._now if row.ended_unix_s is None else row.ended_unix_s
+        row = self._change(txn, row, StatusSignal.CANCEL_REQUESTED, queue_number=None, ended_unix_s=ended_unix_s)
         event_readers.forget_reader(txn, row.seq, cursors=True)
         self._batch.ended.append(row)
         return Accepted(seq=row.seq, status=row.status)
@@ -350,7 +354,7 @@ class ExecutorCore:
         if row.status.active:
             raise Refusal(WorkflowStillActiveError("DELETE", workflow_id))
         event_readers.forget_reader(txn, row.seq, cursors=True)
-        store.delete(txn, row)
+        store.delete(txn, row, self._now)
         self._batch.deleted.append(row)
         return Accepted(seq=row.seq, status=WorkflowStatus.NONE)
 
@@ -666,7 +670,7 @@ class ExecutorCore:
             error=None,
             failed_task_id="",
         )
-        store.save(txn, changed, was=row.status)
+        store.save(txn, changed, was=row)
         return changed
 
 
@@ -682,6 +686,7 @@ def lose_cluster(kv: KeyValueStore, executors: Sequence[str]) -> int:
     """
     with kv.write() as txn:
         store.forget_deleted(txn)
+        forget_all_answers(txn)
         running = store.list_seqs(txn, WorkflowStatus.RUNNING)
         for seq in running:
             try:
@@ -692,7 +697,7 @@ def lose_cluster(kv: KeyValueStore, executors: Sequence[str]) -> int:
                 continue
             assert row is not None
             changed = replace(row, status=next_status(row.status, StatusSignal.CLUSTER_LOST))
-            store.save(txn, changed, was=row.status)
+            store.save(txn, changed, was=row)
             store.put_away(txn, seq, row.executor)
         for row in store.list_by_ids(txn, store.list_seqs(txn, WorkflowStatus.PENDING)):
             if not names.is_dedicated(row.executor):

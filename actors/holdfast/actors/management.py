@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -33,9 +33,11 @@ from holdfast.engine.errors import HoldfastError, StorageError
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.storage import subscriptions
 from holdfast.storage import workflow_store as store
+from holdfast.storage.answered import forget_answers
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.garbage import collect_garbage
 from holdfast.storage.platform_lock import PlatformLock
+from holdfast.storage.retention import Retention, is_something_over, remove_finished
 from holdfast.storage.subscriptions import Subscription
 from holdfast.storage.workflow_row import TaskView, WorkflowRow
 
@@ -47,6 +49,12 @@ _LOOK_AGAIN_S = 0.2
 _ALARM = "alarm"
 _FARTHEST_ALARM_S = 86_400.0
 _TIMERS_AT_ONCE = 1000
+_REMOVE_EVERY_S = 1.0
+_BREATH_S = 0.01
+_ROWS_AT_ONCE = 2000
+# Ray repeats a call when the process that did it has come back, which takes seconds.
+_REPEATED_WITHIN_S = 3600.0
+_FORGET_EVERY_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +66,7 @@ class PlatformConfig:
         executors: How many executors.
         max_running, max_pending: Limits on workflows; None for no limit.
         lease_s: Seconds after which an executor that does not answer is ended and its workflows are taken up anew.
+        retention: How long workflows are kept that have ended.
     """
 
     storage: str
@@ -65,6 +74,7 @@ class PlatformConfig:
     max_running: int | None = None
     max_pending: int | None = None
     lease_s: float = 30.0
+    retention: Retention = field(default_factory=Retention)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +125,7 @@ class ManagementActor:
         self._closed = False
         # When an executor was last ended, by the monotonic clock.
         self._ended = -math.inf
+        self._removed = 0
         context = ray.get_runtime_context()
         self._node_id: str = context.get_node_id()
         self._platform_id = f"{self._node_id}-{context.get_actor_id()}"
@@ -171,6 +182,7 @@ class ManagementActor:
         for name in self._executors:
             self._keep(self._watch(name))
         self._keep(self._watch_dedicated())
+        self._keep(self._remove_what_is_over())
         if known != self._platform_id:
             # Whoever wrote before is gone; what is written from now on is younger than this.
             self._keep(self._collect_garbage(time.time()))
@@ -197,6 +209,52 @@ class ManagementActor:
         removed = await asyncio.to_thread(collect_garbage, self._folder, before_unix_s)
         if removed:
             log.info("garbage collected removed=%d", removed)
+
+    async def _remove_what_is_over(self) -> None:
+        """Remove workflows whose time is over, and what was kept for requests that nobody can repeat any more."""
+        forgotten_s = time.monotonic()
+        while True:
+            began_s = time.monotonic()
+            # Not on the event loop: a writer that is stopped may hold the store, and is ended from here.
+            more = await asyncio.to_thread(self._remove_a_little)
+            if began_s - forgotten_s > _FORGET_EVERY_S:
+                forgotten_s = began_s
+                await self._forget_answers()
+            # As much time for others as was taken: an old backlog must not keep the executors from writing.
+            await asyncio.sleep(max(_BREATH_S, time.monotonic() - began_s) if more else _REMOVE_EVERY_S)
+
+    def _remove_a_little(self) -> bool:
+        """Remove about as many rows as one transaction should touch. Returns whether there is more to be removed."""
+        folder, retention = self._folder, self._config.retention
+        assert folder is not None
+        try:
+            with folder.kv.read() as txn:
+                if not is_something_over(txn, retention, time.time()):
+                    return False
+            with folder.kv.write() as txn:
+                removed = remove_finished(txn, retention, time.time(), _ROWS_AT_ONCE)
+            for group in removed.blob_groups:
+                folder.blobs.delete_group(group)
+        except StorageError as error:
+            log.error("finished workflows could not be removed, trying again: %s", error)
+            return False
+        self._removed += removed.workflows
+        return True
+
+    async def _forget_answers(self) -> None:
+        after: bytes | None = b""
+        while after is not None:
+            after = await asyncio.to_thread(self._forget_some_answers, after)
+            await asyncio.sleep(_BREATH_S)
+
+    def _forget_some_answers(self, after: bytes) -> bytes | None:
+        try:
+            with self._kv.write() as txn:
+                following, _ = forget_answers(txn, time.time() - _REPEATED_WITHIN_S, after, _ROWS_AT_ONCE)
+        except StorageError as error:
+            log.error("answers of old requests could not be removed, trying again later: %s", error)
+            return None
+        return following
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         # The event loop keeps only a weak reference to a task.
@@ -295,10 +353,19 @@ class ManagementActor:
     async def status(self) -> dict[str, Any]:
         """The processes of the platform, for people."""
         found = await asyncio.gather(*(_status_of(name, executor) for name, executor in self._executors.items()))
+        with self._kv.read() as txn:
+            counts = {status.value: store.count(txn, status) for status in WorkflowStatus if status.value != "NONE"}
+        retention = self._config.retention
         return {
             "storage": str(self._config.storage),
             "management": {"pid": this_process().pid, "node_id": self._node_id},
             "executors": [entry for entry in found if entry is not None],
+            "workflows": counts,
+            "retention": {
+                "keep_finished_s": retention.keep_s,
+                "keep_finished": retention.keep,
+                "removed": self._removed,
+            },
         }
 
     async def close(self) -> Closed:

@@ -29,22 +29,33 @@ def save_answer(txn: WriteTransaction, nonce: str, seq: int, status: WorkflowSta
     txn.put(layout.answer(nonce), orjson.dumps([seq, status.value, now_unix_s]))
 
 
+def forget_all_answers(txn: WriteTransaction) -> None:
+    """Nobody is left who could ask again."""
+    txn.delete_prefix(layout.ANSWERS)
+
+
 def forget_answers(txn: WriteTransaction, before_unix_s: float, after: bytes, limit: int) -> tuple[bytes | None, int]:
-    """Remove answers that nobody can ask for again, a page at a time.
+    """Remove answers, and marks of submissions whose workflow was deleted, that nobody can ask for again.
 
     Args:
         txn: The caller's.
         before_unix_s: Those given before this time, in seconds since the epoch.
-        after: Where to go on, as the page before this one returned it; empty to begin.
+        after: Where to go on, as the call before this one returned it; empty to begin.
         limit: How many to look at.
 
     Returns:
         (where to go on; None at the end, how many were removed).
     """
-    rows = txn.scan(layout.ANSWERS, start=layout.ANSWERS + after)
     removed = 0
-    for key, raw in islice(rows, limit):
-        if orjson.loads(raw)[2] < before_unix_s:
-            removed += txn.delete(key)
-    following = next(rows, None)
-    return (None if following is None else following[0][len(layout.ANSWERS) :]), removed
+    for prefix in sorted((layout.ANSWERS, layout.DELETED)):
+        if after > prefix and not after.startswith(prefix):
+            continue
+        rows = txn.scan(prefix, start=max(after, prefix))
+        for key, raw in islice(rows, limit):
+            limit -= 1
+            if orjson.loads(raw)[-1] < before_unix_s:
+                removed += txn.delete(key)
+        following = next(rows, None)
+        if following is not None:
+            return following[0], removed
+    return None, removed

@@ -8,8 +8,10 @@ as hashes, so that a key's length is bounded.
     i <hash of workflow id>       -> seq
     w <seq>                       workflow: status, times, metadata, output
     s <status> <seq>              status index
+    f <status> 0 <end> <seq>      workflows that have ended, by when
+    z <seq>                       a workflow that was removed, whose rows are going: the folder of its blobs
     b <nonce>                     -> seq: whose blobs lie in the folder of that name
-    j <nonce>                     a submission whose workflow was deleted while the platform was up
+    j <nonce>                     a submission whose workflow was deleted while the platform was up: when
     l <seq>                       lease: epoch, executor
     a <executor> 0 <seq>          workflows that an executor holds in memory
     g <seq> <first task>          graph, in pieces
@@ -103,6 +105,25 @@ def status(name: str, seq: int | None = None) -> bytes:
     """Index row of a workflow under its status; the prefix of a status without `seq`."""
     prefix = b"s" + name.encode() + b"\0"
     return prefix if seq is None else prefix + pack(seq)
+
+
+def ended(status_name: str, ended_unix_s: float | None = None, seq: int = 0) -> bytes:
+    """A workflow that has ended, by when; the prefix of all of a status without a time."""
+    prefix = b"f" + status_name.encode() + b"\0"
+    return prefix if ended_unix_s is None else prefix + pack(due_micros(ended_unix_s)) + pack(seq)
+
+
+def read_ended(key: bytes) -> tuple[float, int]:
+    """(end in seconds since the epoch, seq) of a row of the index of ended workflows."""
+    return unpack(key[-16:-8]) / 1e6, unpack(key[-8:])
+
+
+REMOVED = b"z"
+
+
+def removed(seq: int) -> bytes:
+    """A workflow that is not there any more, but for rows that nobody finds."""
+    return b"z" + pack(seq)
 
 
 def lease(seq: int) -> bytes:

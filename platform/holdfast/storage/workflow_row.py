@@ -21,7 +21,7 @@ class WorkflowRow:
         executor: Name of the executor that drives it, or drove it last.
         user_metadata: The user's own, JSON.
         submitted_unix_s: When it was first accepted.
-        started_unix_s, ended_unix_s: Last start and end; None when there was none.
+        started_unix_s, ended_unix_s: Last start and end; None when there was none, or it has been taken up again.
         nonce: Mark of the submission, so that one that is sent again is known.
         resumed_by: Mark of the last request that resumed it, for the same reason; empty for none.
         environment: Hash of the runtime environment in the code store; empty for none.

@@ -88,34 +88,50 @@ def create(txn: WriteTransaction, row: WorkflowRow) -> WorkflowRow:
     row = replace(row, seq=seq, events_from=0 if events is None else layout.unpack(events))
     txn.put(layout.workflow_id(row.workflow_id), layout.pack(seq))
     txn.put(layout.blob_group(row.nonce), layout.pack(seq))
-    txn.put(layout.status(row.status.value, seq), b"")
-    _add_to_count(txn, row.status, 1)
+    _index(txn, row)
     save(txn, row)
     return row
 
 
-def save(txn: WriteTransaction, row: WorkflowRow, *, was: WorkflowStatus | None = None) -> None:
-    """Write a workflow's row, and move it in the status index when its status was another."""
-    if was is not None and was is not row.status:
-        txn.delete(layout.status(was.value, row.seq))
-        txn.put(layout.status(row.status.value, row.seq), b"")
-        _add_to_count(txn, was, -1)
-        _add_to_count(txn, row.status, 1)
+def save(txn: WriteTransaction, row: WorkflowRow, *, was: WorkflowRow | None = None) -> None:
+    """Write a workflow's row, and move it in the indexes when its status was another."""
+    if was is not None and was.status is not row.status:
+        _drop_from_index(txn, was)
+        _index(txn, row)
     txn.put(layout.workflow(row.seq), _encode_workflow(row))
 
 
-def delete(txn: WriteTransaction, row: WorkflowRow) -> None:
+def _index(txn: WriteTransaction, row: WorkflowRow) -> None:
+    txn.put(layout.status(row.status.value, row.seq), b"")
+    _add_to_count(txn, row.status, 1)
+    if row.status.ended:
+        txn.put(layout.ended(row.status.value, row.ended_unix_s or 0.0, row.seq), b"")
+
+
+def _drop_from_index(txn: WriteTransaction, row: WorkflowRow) -> None:
+    txn.delete(layout.status(row.status.value, row.seq))
+    _add_to_count(txn, row.status, -1)
+    if row.status.ended:
+        txn.delete(layout.ended(row.status.value, row.ended_unix_s or 0.0, row.seq))
+
+
+def delete(txn: WriteTransaction, row: WorkflowRow, now_unix_s: float) -> None:
     """Remove every row of a workflow. Its blobs are the caller's to remove, afterwards."""
+    unlist(txn, row, now_unix_s)
+    for prefix in layout.rows_of(row.seq):
+        txn.delete_prefix(prefix)
+
+
+def unlist(txn: WriteTransaction, row: WorkflowRow, now_unix_s: float) -> None:
+    """Remove a workflow from where it is found. What is left are rows under its number, which nobody asks for."""
     txn.delete(layout.workflow_id(row.workflow_id))
     txn.delete(layout.blob_group(row.nonce))
-    txn.put(layout.deleted(row.nonce), b"")
-    txn.delete(layout.status(row.status.value, row.seq))
+    txn.put(layout.deleted(row.nonce), orjson.dumps([now_unix_s]))
+    _drop_from_index(txn, row)
     txn.delete(layout.active(row.executor, row.seq))
     if row.queue_number is not None:
         txn.delete(layout.queued(row.queue_number))
-    _add_to_count(txn, row.status, -1)
-    for prefix in layout.rows_of(row.seq):
-        txn.delete_prefix(prefix)
+    txn.delete(layout.workflow(row.seq))
 
 
 def was_deleted(txn: ReadTransaction, nonce: str) -> bool:
@@ -140,16 +156,22 @@ def delete_damaged(txn: WriteTransaction, workflow_id: str) -> int:
     assert raw is not None, f"there is no workflow {workflow_id!r} to be damaged"
     seq = layout.unpack(raw)
     txn.delete(layout.workflow_id(workflow_id))
-    for status in WorkflowStatus:
-        if txn.delete(layout.status(status.value, seq)):
-            _add_to_count(txn, status, -1)
-    let_go(txn, seq)
+    unlist_damaged(txn, seq)
     for key, value in txn.scan(layout.QUEUE):
         if value == layout.pack(seq):
             txn.delete(key)
     for prefix in layout.rows_of(seq):
         txn.delete_prefix(prefix)
     return seq
+
+
+def unlist_damaged(txn: WriteTransaction, seq: int) -> None:
+    """`unlist` for a workflow whose row cannot be read. Its id leads to nothing afterwards, as if it were not there."""
+    for status in WorkflowStatus:
+        if txn.delete(layout.status(status.value, seq)):
+            _add_to_count(txn, status, -1)
+    let_go(txn, seq)
+    txn.delete(layout.workflow(seq))
 
 
 def owns_blobs(txn: ReadTransaction, nonce: str) -> bool:
@@ -338,18 +360,16 @@ def write_records(txn: WriteTransaction, row: WorkflowRow, records: Iterable[Rec
 
 
 def _end(txn: WriteTransaction, row: WorkflowRow, record: WorkflowEnded) -> WorkflowRow:
-    cancelled = record.status is WorkflowStatus.CANCELED
     ended = replace(
         row,
         status=record.status,
-        # A cancelled workflow came to no end: it was stopped, and its metadata shows no end time.
-        ended_unix_s=None if cancelled else record.ended_unix_s,
+        ended_unix_s=record.ended_unix_s,
         output=record.output,
         output_origin=record.origin,
         error=record.error,
         failed_task_id=record.failed_task_id,
     )
-    save(txn, ended, was=row.status)
+    save(txn, ended, was=row)
     put_away(txn, row.seq, row.executor)
     txn.delete(layout.snapshot(row.seq))
     return ended

@@ -9,6 +9,7 @@ import ray
 from holdfast.actors.client import Platform, fetch
 from holdfast.actors.task_options import load_ray_options
 from holdfast.engine.graph import NodeSpec
+from holdfast.engine.transitions import WorkflowStatus
 from holdfast.storage.workflow_row import TaskView, WorkflowRow
 
 
@@ -22,7 +23,8 @@ def workflow_metadata(platform: Platform, workflow_id: str) -> dict[str, Any]:
     return {
         "status": row.status,
         "user_metadata": dict(row.user_metadata),
-        "stats": _stats(row.started_unix_s, row.ended_unix_s),
+        # A cancelled workflow came to no end: it was stopped.
+        "stats": _stats(row.started_unix_s, None if row.status is WorkflowStatus.CANCELED else row.ended_unix_s),
     }
 
 

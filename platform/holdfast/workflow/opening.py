@@ -19,6 +19,8 @@ def init(
     executors: int | None = None,
     lease_s: float | None = None,
     resume: Literal["auto"] | None = None,
+    keep_finished_s: float | None = None,
+    keep_finished: int | None = None,
 ) -> None:
     """Open a storage folder for this cluster. Starts Ray when it is not up.
 
@@ -30,14 +32,18 @@ def init(
         executors: How many processes drive workflows. Default: one for two cores of this node, at most 4.
         lease_s: Seconds after which an executor that does not answer is ended and its workflows are taken up anew.
             Default: 30.
+        keep_finished_s: Seconds for which a workflow is kept after its end; -1 for ever, which is the default.
+        keep_finished: How many workflows are kept that were SUCCESSFUL or CANCELED, the last ones; -1 for all, which
+            is the default. One that FAILED may be mended and resumed: it goes by its age only.
         resume: "auto" takes up again what was running when the last cluster was lost, running before pending.
 
     Raises:
-        TypeError: A limit is not a whole number.
+        TypeError: A limit is not a whole number, or not a number.
         ValueError: A limit is out of range, or the platform is open already with another storage or other limits.
         StorageError: The folder cannot be used; says what to do.
 
-    Semantics: may be called again, and from any process joined to the cluster. API.md, section 1.
+    Semantics: may be called again, and from any process joined to the cluster. API.md, section 1. What is kept of
+    workflows that ended is said in docs/semantics.md, "Finished workflows can be kept for a time".
     """
     if resume not in (None, "auto"):
         raise ValueError(f'resume must be "auto" or None, not {resume!r}')
@@ -47,6 +53,8 @@ def init(
         max_pending_workflows=max_pending_workflows,
         executors=executors,
         lease_s=lease_s,
+        keep_finished_s=keep_finished_s,
+        keep_finished=keep_finished,
     )
     if resume == "auto":
         resume_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import ray
 from holdfast.actors.client import Platform, find_platform, start_platform, stop_platform
 from holdfast.actors.management import PlatformConfig
 from holdfast.storage.location import parse_location
+from holdfast.storage.retention import Retention
 
 log = logging.getLogger("holdfast")
 
@@ -27,10 +29,14 @@ def open_platform(
     max_pending_workflows: int | None = None,
     executors: int | None = None,
     lease_s: float | None = None,
+    keep_finished_s: float | None = None,
+    keep_finished: int | None = None,
 ) -> None:
     """Open a storage folder for this cluster, as `init` says, and take nothing up again."""
     running = _limit("max_running_workflows", max_running_workflows, zero_allowed=False)
     pending = _limit("max_pending_workflows", max_pending_workflows, zero_allowed=True)
+    keep = _limit("keep_finished", keep_finished, zero_allowed=True)
+    keep_s = _age("keep_finished_s", keep_finished_s)
     if executors is not None and (isinstance(executors, bool) or not isinstance(executors, int) or executors < 1):
         raise ValueError(f"executors must be a whole number of at least 1, not {executors!r}")
     if lease_s is not None and (isinstance(lease_s, bool) or not isinstance(lease_s, int | float) or not lease_s > 0):
@@ -50,9 +56,19 @@ def open_platform(
                     max_running=None if running in (None, -1) else running,
                     max_pending=None if pending in (None, -1) else pending,
                     lease_s=_DEFAULT_LEASE_S if lease_s is None else float(lease_s),
+                    retention=Retention(
+                        keep_s=None if keep_s in (None, -1) else keep_s, keep=None if keep in (None, -1) else keep
+                    ),
                 )
             )
-        _check_same(platform, storage, running, pending)
+        _check_same(
+            platform,
+            storage,
+            max_running_workflows=(running, platform.config.max_running),
+            max_pending_workflows=(pending, platform.config.max_pending),
+            keep_finished_s=(keep_s, platform.config.retention.keep_s),
+            keep_finished=(keep, platform.config.retention.keep),
+        )
 
 
 def shutdown() -> None:
@@ -68,11 +84,13 @@ def shutdown() -> None:
 
 
 def platform_status() -> dict[str, Any]:
-    """The processes of the platform.
+    """The processes of the platform, and how many workflows it has.
 
     Returns:
-        `storage` (path), `management` (`pid`, `node_id`) and `executors` (a list of `name`, `pid` and `in_memory`:
-        how many workflows it holds in memory, which those that only wait are not).
+        `storage` (path), `management` (`pid`, `node_id`), `executors` (a list of `name`, `pid` and `in_memory`: how
+        many workflows it holds in memory, which those that only wait are not), `workflows` (how many there are of
+        each status) and `retention` (`keep_finished_s` and `keep_finished`, None for no limit, and `removed`: how
+        many workflows the management actor has removed since it started).
     """
     status: dict[str, Any] = ray.get(get_platform().management.status.remote())
     return status
@@ -127,19 +145,29 @@ def _limit(name: str, value: Any, *, zero_allowed: bool) -> int | None:
     return value
 
 
+def _age(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not 0 <= value < math.inf and value != -1:
+        raise ValueError(f"{name} must be 0 seconds or more, or -1 for ever, not {value}")
+    return float(value)
+
+
 def _check_same(
-    platform: Platform, storage: str | os.PathLike[str] | None, running: int | None, pending: int | None
+    platform: Platform,
+    storage: str | os.PathLike[str] | None,
+    **limits: tuple[float | None, float | None],
 ) -> None:
+    """Refuse what is not as it was at the first init: (what is given, what is there) by name."""
     config = platform.config
     if storage is not None and (location := _location(storage)) != config.storage:
         raise ValueError(
             f"this cluster has its workflows in {config.storage} already, and not in {location}. "
             "One cluster has one storage: call workflow.shutdown() first, or leave the storage out."
         )
-    for name, given, there in (
-        ("max_running_workflows", running, config.max_running),
-        ("max_pending_workflows", pending, config.max_pending),
-    ):
+    for name, (given, there) in limits.items():
         if given is not None and (None if given == -1 else given) != there:
             raise ValueError(
                 f"the platform runs with {name}={-1 if there is None else there} already, and not {given}. "
