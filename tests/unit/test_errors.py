@@ -37,6 +37,10 @@ EXAMPLES: dict[type[BaseException], tuple[tuple[Any, ...], tuple[str, ...]]] = {
         ("order-7", "KeyError: 3"),
         ("order-7", "KeyError: 3", "workflow.resume('order-7')"),
     ),
+    errors.ExecutorNotFoundError: (
+        ("order-7", "holdfast-executor-of-7", 120.4),
+        ("order-7", "holdfast-executor-of-7", "120 s", "workflow.platform_status()"),
+    ),
     errors.InvalidGraphError: (
         ("the graph is cyclic", "break the circle"),
         ("the graph is cyclic", "break the circle"),

@@ -19,9 +19,9 @@ from ray.exceptions import RayActorError, RaySystemError, RayTaskError
 
 from holdfast.actors import names
 from holdfast.actors.acknowledgements import AVAILABLE, acknowledgement_socket
+from holdfast.actors.following import follow
 from holdfast.actors.management import Closed, PlatformConfig, PlatformDescription
 from holdfast.actors.operating_system import Process
-from holdfast.actors.operations import Elsewhere
 from holdfast.actors.platform_start import start_management, wait_until_gone
 from holdfast.actors.requests import SubmitRequest
 from holdfast.actors.storage_access import StorageAddress
@@ -31,7 +31,6 @@ _ENDING_S = 30.0
 _ACKNOWLEDGED_S = 2.0
 _UNHEARD_FOR_S = 60.0
 _LOOK_EVERY_S = 0.01
-_LOOK_AGAIN_S = 0.1
 
 
 def fetch(reference: Any) -> Any:
@@ -107,17 +106,41 @@ class Platform:
         return self.executor(names.executor_for(workflow_id, self.executors))
 
     def ask(self, workflow_id: str, method: str, *args: Any) -> Any:
-        """Call a method of the executor that answers for a workflow; go on to another one when told to."""
-        executor = self.executor_for(workflow_id)
-        while True:
-            outcome = fetch(getattr(executor, method).remote(*args))
-            if not isinstance(outcome, Elsewhere):
-                return outcome
-            executor = self.find_executor(outcome.executor)
-            if executor is None:
-                # It is being made, or has ended meanwhile: the first one will know.
-                time.sleep(_LOOK_AGAIN_S)
-                executor = self.executor_for(workflow_id)
+        """Call a method of the executor that answers for a workflow; go on to another one when told to.
+
+        Raises:
+            ExecutorNotFoundError: Nobody has answered for long.
+            RayActorError: The platform is gone.
+        """
+
+        def call(executor: Any) -> Any:
+            try:
+                return fetch(getattr(executor, method).remote(*args))
+            except RayActorError:
+                # One that could not start again is made anew by the management actor, under the same name; one of a
+                # single workflow has ended. A request is marked, so asking twice counts once.
+                if not self._is_up():
+                    raise
+                self._handles.clear()
+                return None
+
+        def find_first() -> Any:
+            try:
+                return self.executor_for(workflow_id)
+            except ValueError:
+                if not self._is_up():
+                    raise
+                return None
+
+        return follow(workflow_id, call, find_first, self.find_executor)
+
+    def _is_up(self) -> bool:
+        """Whether this very platform is there, and not another one, or none."""
+        try:
+            management = ray.get_actor(names.MANAGEMENT, namespace=names.NAMESPACE)
+        except ValueError:
+            return False
+        return bool(management == self.management)
 
 
 _lock = threading.RLock()

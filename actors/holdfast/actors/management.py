@@ -51,7 +51,7 @@ _FARTHEST_ALARM_S = 86_400.0
 _TIMERS_AT_ONCE = 1000
 _REMOVE_EVERY_S = 1.0
 _BREATH_S = 0.01
-_ROWS_AT_ONCE = 2000
+_ROWS_AT_ONCE = 500
 # Ray repeats a call when the process that did it has come back, which takes seconds.
 _REPEATED_WITHIN_S = 3600.0
 _FORGET_EVERY_S = 600.0

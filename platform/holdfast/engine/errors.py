@@ -194,6 +194,22 @@ class ExecutorReplacedError(HoldfastError):
         return f"executor {self.executor!r} is another process now; this one must end"
 
 
+class ExecutorNotFoundError(HoldfastError, TimeoutError):
+    """Nobody answered for a workflow."""
+
+    def __init__(self, workflow_id: str, executor: str, waited_s: float) -> None:
+        super().__init__(workflow_id, executor, waited_s)
+        self.workflow_id, self.executor, self.waited_s = workflow_id, executor, waited_s
+
+    def __str__(self) -> str:
+        whom = f"the one that drives it, {self.executor!r}," if self.executor else "the one to ask first"
+        return (
+            f"no executor answered for Workflow[id={self.workflow_id}] in {self.waited_s:.0f} s: {whom} is not to be "
+            "found. What was asked may have been done: look with workflow.get_status(), and ask again. "
+            "workflow.platform_status() lists the executors that run; the logs of Ray say why one does not start."
+        )
+
+
 class TaskTimeoutError(HoldfastError, TimeoutError):
     """An attempt of a task took longer than its `timeout_s`."""
 

@@ -2,6 +2,7 @@
 
 from holdfast.engine.errors import (
     EventTimeoutError,
+    ExecutorNotFoundError,
     HoldfastError,
     InvalidGraphError,
     InvalidWorkflowIdError,
@@ -33,6 +34,7 @@ from holdfast.engine.errors import (
 
 __all__ = [
     "EventTimeoutError",
+    "ExecutorNotFoundError",
     "HoldfastError",
     "InvalidGraphError",
     "InvalidWorkflowIdError",

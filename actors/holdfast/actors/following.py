@@ -1,0 +1,77 @@
+"""Following a request to the executor that answers it.
+
+Who drives a workflow can change while one asks: an executor of its own is being
+made, or has ended; one is being started again. Then one is sent on, and looks
+again after a while, but not for ever. Knows no Ray; asking and finding are the
+caller's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from holdfast.actors.operations import Elsewhere
+from holdfast.engine.errors import ExecutorNotFoundError
+
+PATIENCE_S = 120.0
+"""For how many seconds one looks for who answers: an executor may take half a minute to start again, and once more."""
+
+_FIRST_PAUSE_S = 0.02
+_FACTOR = 1.5
+_LONGEST_PAUSE_S = 1.0
+# A call that took so long was with somebody who had the workflow, or started again meanwhile: it was no looking.
+_ATTENDED_S = 30.0
+
+_E = TypeVar("_E")
+
+
+def follow(
+    workflow_id: str,
+    ask: Callable[[_E], Any],
+    find_first: Callable[[], _E | None],
+    find: Callable[[str], _E | None],
+    *,
+    now_s: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Any:
+    """Ask, and go on to another executor when told to, until there is an answer.
+
+    Args:
+        workflow_id: Whom it is about.
+        ask: Asks an executor; gives its answer, or None when it is gone.
+        find_first: The executor to begin with, None when it is not there just now.
+        find: An executor by its name; None when it is not there: it is being made, or has ended.
+        now_s: A clock, in seconds.
+        sleep: Waits, in seconds.
+
+    Returns:
+        The first answer that is not `Elsewhere`.
+
+    Raises:
+        ExecutorNotFoundError: Nobody has answered for two minutes of looking.
+    """
+    executor, name = find_first(), ""
+    looking_since_s = now_s()
+    pause_s = 0.0
+    while True:
+        if executor is not None:
+            asked_s = now_s()
+            answer = ask(executor)
+            if answer is not None and not isinstance(answer, Elsewhere):
+                return answer
+            if now_s() - asked_s >= _ATTENDED_S:
+                looking_since_s, pause_s = now_s(), 0.0
+            executor = None
+            if answer is not None:
+                name = answer.executor
+                executor = find(name)
+        if now_s() - looking_since_s >= PATIENCE_S:
+            raise ExecutorNotFoundError(workflow_id, name, now_s() - looking_since_s)
+        if executor is None or pause_s:
+            # Sent on the first time one goes at once; to and fro, one takes one's time.
+            sleep(max(pause_s, _FIRST_PAUSE_S))
+        pause_s = min(_LONGEST_PAUSE_S, max(pause_s, _FIRST_PAUSE_S) * _FACTOR)
+        if executor is None:
+            executor = find_first()
