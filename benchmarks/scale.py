@@ -27,6 +27,7 @@ from holdfast.storage.folder import StorageFolder
 from holdfast.storage.workflow_row import WorkflowRow
 
 _LOOK_EVERY_S = 1.0
+_ROWS_IN_A_TRANSACTION = 20_000
 
 
 @ray.remote
@@ -126,19 +127,57 @@ def full_store(folder: Path, count: int) -> dict[str, Any]:
     }
 
 
+def removal(folder: Path, count: int) -> dict[str, Any]:
+    """What it costs others that a fiftieth of many finished workflows is removed."""
+    make_finished(folder, count)
+    over = count // 50
+    began = time.perf_counter()
+    workflow.init(str(folder), keep_finished=count - over)
+    started_s = time.perf_counter() - began
+    meanwhile_ms = []
+    while workflow.platform_status()["retention"]["removed"] < over:
+        meanwhile_ms.append(_latency_ms())
+    removed_s = time.perf_counter() - began
+    afterwards_ms = [_latency_ms() for _ in range(100)]
+    return {
+        "workload": "removal",
+        "finished_workflows": count,
+        "removed": over,
+        "start_seconds": round(started_s, 2),
+        "removed_after_seconds": round(removed_s, 2),
+        "one_task_median_ms": {
+            "meanwhile": round(statistics.median(meanwhile_ms), 2) if meanwhile_ms else None,
+            "afterwards": round(statistics.median(afterwards_ms), 2),
+        },
+        "one_task_highest_ms": {
+            "meanwhile": round(max(meanwhile_ms), 2) if meanwhile_ms else None,
+            "afterwards": round(max(afterwards_ms), 2),
+        },
+    }
+
+
+def _latency_ms() -> float:
+    began = time.perf_counter()
+    assert workflow.run(same.bind(1)) == 1
+    return (time.perf_counter() - began) * 1e3
+
+
 def make_finished(folder: Path, count: int) -> None:
     """Fill a store with finished workflows, without running them."""
     storage = StorageFolder.open(str(folder))
-    with storage.kv.write() as txn:
-        for number in range(count):
-            row = WorkflowRow(
-                seq=0,
-                workflow_id=f"finished-{number}",
-                status=WorkflowStatus.SUCCESSFUL,
-                executor="holdfast-executor-0",
-                nonce=f"{number:032x}",
-            )
-            workflow_store.create(txn, row)
+    now_unix_s = time.time()
+    for first in range(0, count, _ROWS_IN_A_TRANSACTION):
+        with storage.kv.write() as txn:
+            for number in range(first, min(first + _ROWS_IN_A_TRANSACTION, count)):
+                row = WorkflowRow(
+                    seq=0,
+                    workflow_id=f"finished-{number}",
+                    status=WorkflowStatus.SUCCESSFUL,
+                    executor="holdfast-executor-0",
+                    nonce=f"{number:032x}",
+                    ended_unix_s=now_unix_s - 2 * count + number,
+                )
+                workflow_store.create(txn, row)
     storage.close()
 
 
@@ -151,15 +190,19 @@ def resident_mib(pid: int) -> int:
 
 
 WORKLOADS: dict[str, Callable[[int], tuple[Any, int, Any]]] = {"deep": deep, "static": static, "dynamic": dynamic}
+STORES: dict[str, tuple[Callable[[Path, int], dict[str, Any]], int]] = {
+    "list_all": (full_store, 100_000),
+    "removal": (removal, 1_000_000),
+}
 
 
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join([*WORKLOADS, 'list_all'])}; default: all")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join([*WORKLOADS, *STORES])}; default: all")
     parser.add_argument("--shrink", type=int, default=1, help="make each this many times smaller")
     asked = parser.parse_args()
-    names = asked.names or [*WORKLOADS, "list_all"]
+    names = asked.names or [*WORKLOADS, *STORES]
     logging.getLogger("holdfast").setLevel(logging.WARNING)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     print(machine_line())
@@ -168,8 +211,9 @@ def main() -> None:
         try:
             for name in names:
                 folder = Path(scratch) / name
-                if name == "list_all":
-                    result = full_store(folder, 100_000 // asked.shrink)
+                if name in STORES:
+                    measure, count = STORES[name]
+                    result = measure(folder, count // asked.shrink)
                 else:
                     workflow.init(str(folder))
                     result = run_one(name, WORKLOADS[name], asked.shrink)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.executor_core import ExecutorCore, lose_cluster
 from holdfast.actors.names import process_setting
 from holdfast.actors.operations import Accepted, Cancel, Deliver, FireTimer, Operation, Recover, Submit
 from holdfast.engine.commands import StartTask
@@ -103,3 +103,16 @@ def test_a_process_that_no_longer_bears_the_name_takes_no_lease_back(kv: KeyValu
         with pytest.raises(ExecutorReplacedError, match="executor"):
             stopped.perform([operation], NOW_UNIX_S)
     assert content(kv) == before
+
+
+def test_a_new_platform_knows_no_process_of_the_old_one_and_none_of_those_writes(kv: KeyValueStore) -> None:
+    with kv.write() as txn:
+        for name in ("executor", "executor-of-w"):
+            store.save_setting(txn, process_setting(name), [10, 1])
+    old = ExecutorCore(kv, "executor", (10, 1))
+    old.perform([Submit(workflow_id="w", graph=GRAPH, nonce="n")], NOW_UNIX_S)
+    lose_cluster(kv, ["executor"])
+    with kv.read() as txn:
+        assert store.settings_beginning(txn, process_setting("")) == {}
+    with pytest.raises(ExecutorReplacedError):
+        old.perform([Cancel(workflow_id="w")], NOW_UNIX_S)

@@ -304,7 +304,8 @@ class Executor:
 
     async def wake(self, seqs: Sequence[int]) -> None:
         """There are events of outside sources for workflows of this executor. Rows in the store say which."""
-        await asyncio.gather(*(self._operate(Wake(seq=seq)) for seq in seqs))
+        awake = [seq for seq in seqs if not self._troubles.is_resting(seq)]
+        await asyncio.gather(*(self._operate(Wake(seq=seq)) for seq in awake))
 
     async def recover(self, seqs: Sequence[int]) -> None:
         """Take workflows up that are this executor's."""

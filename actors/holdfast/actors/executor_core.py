@@ -687,6 +687,8 @@ def lose_cluster(kv: KeyValueStore, executors: Sequence[str]) -> int:
     with kv.write() as txn:
         store.forget_deleted(txn)
         forget_all_answers(txn)
+        for setting in store.settings_beginning(txn, process_setting("")):
+            store.drop_setting(txn, setting)
         running = store.list_seqs(txn, WorkflowStatus.RUNNING)
         for seq in running:
             try:
