@@ -24,7 +24,7 @@ from tests.recovery.stopping import LockProbe, stop
 
 ANSWER_S = 90.0
 LEASE_S = 2.0
-LONG_LEASE_S = 6.0
+LONG_LEASE_S = 8.0
 
 
 @pytest.fixture
