@@ -16,7 +16,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: scale help demo test crash lint format types bench simulate clean
+.PHONY: scale help demo kafka test crash lint format types bench simulate clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP) ## Run 300 orders through crashes, then audit them (Ctrl-C and run again: it resumes)
 	@$(BIN)/python -m examples.orders
+
+# Needs nothing of .venv: people use it for other things, too.
+kafka: ## Run a real Kafka until Ctrl-C (needs Java and Maven) and say where it answers
+	@exec "$(PYTHON)" deploy/kafka/broker.py
 
 test: $(STAMP) ## Run the tests, without the long crash tests
 	@$(BIN)/python -m pytest -m "not slow"
@@ -45,7 +49,7 @@ format: $(STAMP) ## Rewrite the files in our format
 
 types: $(STAMP) ## Check the types, strictly
 	@$(BIN)/mypy
-	@$(BIN)/mypy examples benchmarks
+	@$(BIN)/mypy examples benchmarks deploy/kafka
 
 bench: $(STAMP) ## Measure against plain Ray (REPEAT=3)
 	@$(BIN)/python -m benchmarks.run --repeat $(REPEAT) --json benchmarks.jsonl
@@ -57,6 +61,6 @@ simulate: $(STAMP) ## Run N=200000 random schedules of the engine
 	@$(BIN)/python -m tests.simulation --schedules $(N) --seed $(SEED)
 
 clean: ## Remove what the other commands made
-	rm -rf $(VENV) .demo build dist benchmarks.jsonl
+	rm -rf $(VENV) .demo .kafka build dist benchmarks.jsonl
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

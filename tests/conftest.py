@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import ray
 
+from deploy.kafka.broker import missing_tools
 from holdfast import workflow
+from tests.kafka.running_kafka import RunningKafka
 
 # The first local Ray of a process would switch token authentication on for all that follow, and for their children:
 # clusters that tests start in other ways, before or after it, would then not trust each other.
@@ -32,3 +34,19 @@ def storage(local_ray: None, tmp_path: Path) -> Iterator[Path]:
     workflow.init(str(folder))
     yield folder
     workflow.shutdown()
+
+
+def pytest_report_header() -> str:
+    """Which Kafka the tests run against."""
+    missing = missing_tools()
+    if missing:
+        return f"kafka: librdkafka's broker in this process ({missing}); what needs a real one is skipped"
+    return "kafka: a real Apache Kafka, started when the first test asks for it"
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[RunningKafka]:
+    """One Kafka for all tests, which use topics of their own."""
+    running = RunningKafka()
+    yield running
+    running.close()
