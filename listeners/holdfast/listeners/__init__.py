@@ -2,6 +2,7 @@
 
 from holdfast.listeners.http import HTTPListener
 from holdfast.listeners.interface import EventListener, PointInTime, Stream
+from holdfast.listeners.kafka import KafkaListener, KafkaMessage
 from holdfast.listeners.timer import TimerListener
 
-__all__ = ["EventListener", "HTTPListener", "PointInTime", "Stream", "TimerListener"]
+__all__ = ["EventListener", "HTTPListener", "KafkaListener", "KafkaMessage", "PointInTime", "Stream", "TimerListener"]

@@ -11,6 +11,8 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
+from holdfast.listeners import kafka_message
+
 
 def payload_of(note: Mapping[str, Any], key: bytes | None, value: bytes | None) -> bytes:
     """The value of a waiting task, pickled.
@@ -35,4 +37,6 @@ def _formed(note: Mapping[str, Any], key: bytes | None, value: bytes | None) -> 
     form = note.get("form")
     if form is None:
         return key, value
+    if form == kafka_message.FORM:
+        return kafka_message.message_of(note, key, value)
     raise ValueError(f"no such form of events: {form!r}; the store was written by a newer version")
