@@ -333,3 +333,36 @@ class OutputNotAvailableError(WorkflowExecutionError, ValueError):
 
     def __str__(self) -> str:
         return f"Workflow[id={self.workflow_id}] has no such output. {self.detail}"
+
+
+class SecretMissingError(HoldfastError):
+    """A secret that was given by reference is not where it should be."""
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(where, problem)
+        self.where, self.problem = where, problem
+
+    def __str__(self) -> str:
+        return f"{self.where} should hold a secret: {self.problem}. It is read on the node of the storage folder."
+
+
+class DeadLetterNotFoundError(HoldfastError, KeyError):
+    """There is no dead letter of this number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return f"no dead letter {self.number}. See workflow.dead_letters() for those there are."
+
+
+class DeadLetterNotReplayableError(HoldfastError, ValueError):
+    """A dead letter cannot be taken in as it is."""
+
+    def __init__(self, number: int, reason: str, fix: str) -> None:
+        super().__init__(number, reason, fix)
+        self.number, self.reason, self.fix = number, reason, fix
+
+    def __str__(self) -> str:
+        return f"dead letter {self.number} cannot be replayed: {self.reason}. {self.fix}"

@@ -1,6 +1,8 @@
 """Every error of Holdfast, under the path users know."""
 
 from holdfast.engine.errors import (
+    DeadLetterNotFoundError,
+    DeadLetterNotReplayableError,
     EventTimeoutError,
     ExecutorNotFoundError,
     HoldfastError,
@@ -9,6 +11,7 @@ from holdfast.engine.errors import (
     OutputNotAvailableError,
     ResultNotLoadableError,
     ResultNotStoredError,
+    SecretMissingError,
     StepNotPicklableError,
     StorageCorruptError,
     StorageError,
@@ -33,6 +36,8 @@ from holdfast.engine.errors import (
 )
 
 __all__ = [
+    "DeadLetterNotFoundError",
+    "DeadLetterNotReplayableError",
     "EventTimeoutError",
     "ExecutorNotFoundError",
     "HoldfastError",
@@ -41,6 +46,7 @@ __all__ = [
     "OutputNotAvailableError",
     "ResultNotLoadableError",
     "ResultNotStoredError",
+    "SecretMissingError",
     "StepNotPicklableError",
     "StorageCorruptError",
     "StorageError",
