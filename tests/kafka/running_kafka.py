@@ -30,7 +30,6 @@ class RunningKafka:
         # What a broker that is restarted does to a client is not worth a line of log here.
         self._settings = {"bootstrap.servers": self.bootstrap_servers, "log_level": 0}
         self._admin = AdminClient(self._settings)
-        self._producer = Producer({**self._settings, "linger.ms": 1, "acks": "all", "enable.idempotence": True})
 
     @property
     def broker(self) -> Broker:
@@ -45,7 +44,7 @@ class RunningKafka:
         if isinstance(self._broker, Broker):
             topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=dict(config or {}))
             self._settle(self._admin.create_topics([topic]))
-        self._producer.list_topics(name, timeout=_ANSWERING_S)
+        self._writer().list_topics(name, timeout=_ANSWERING_S)
         return name
 
     def delete_topic(self, name: str) -> None:
@@ -81,14 +80,15 @@ class RunningKafka:
             assert error is None, error
             written.append((message.partition(), message.offset()))
 
+        producer = self._writer()
         for key, value in messages:
             while True:
                 try:
-                    self._producer.produce(topic, value, key, on_delivery=tell, **more)
+                    producer.produce(topic, value, key, on_delivery=tell, **more)
                     break
                 except BufferError:
-                    self._producer.poll(0.1)
-        assert self._producer.flush(_ANSWERING_S) == 0, "the server did not take all messages"
+                    producer.poll(0.1)
+        assert producer.flush(_ANSWERING_S) == 0, "the server did not take all messages"
         return written
 
     def transaction(self, topic: str, messages: Iterable[Message], *, commit: bool, partition: int = 0) -> None:
@@ -123,6 +123,10 @@ class RunningKafka:
 
     def close(self) -> None:
         self._broker.close()
+
+    def _writer(self) -> Producer:
+        # A new one each time: one that is older may know a topic as it was before it was changed.
+        return Producer({**self._settings, "linger.ms": 1, "acks": "all", "enable.idempotence": True})
 
     def _settle(self, futures: Mapping[Any, Any]) -> None:
         for future in futures.values():
