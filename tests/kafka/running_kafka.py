@@ -126,7 +126,8 @@ class RunningKafka:
 
     def _writer(self) -> Producer:
         # A new one each time: one that is older may know a topic as it was before it was changed.
-        return Producer({**self._settings, "linger.ms": 1, "acks": "all", "enable.idempotence": True})
+        settings = {"linger.ms": 1, "acks": "all", "enable.idempotence": True, "message.max.bytes": 50_000_000}
+        return Producer({**self._settings, **settings})
 
     def _settle(self, futures: Mapping[Any, Any]) -> None:
         for future in futures.values():
