@@ -27,6 +27,9 @@ WORKFLOW_NAMES = {
     # Events
     "on_event", "list_event_subscriptions", "delete_event_subscription", "EventSubscription",
     "EventListener", "send_event",
+    # Outside sources
+    "EventSource", "event_sources", "DeadLetter", "dead_letters", "show_dead_letter", "replay_dead_letter",
+    "delete_dead_letter",
     # Asynchronous twins and error types, as modules
     "aio", "exceptions",
     "WorkflowError", "WorkflowExecutionError", "WorkflowCancellationError",

@@ -26,6 +26,7 @@ from holdfast.listeners.forms import payload_of
 from holdfast.storage import dead_letters, subscriptions
 from holdfast.storage.event_store import StoredEvent
 from holdfast.storage.folder import StorageFolder
+from holdfast.storage.interface import ReadTransaction
 from holdfast.storage.subscriptions import Subscription, ToStart
 
 log = logging.getLogger("holdfast")
@@ -43,17 +44,19 @@ class EventStarter:
         folder: The storage folder.
         launcher: Knows the processes of the users' environments.
         executors: Names of the executors of the pool.
+        sources: What the names of the sources begin with whose events are this process's business.
     """
 
-    def __init__(self, folder: StorageFolder, launcher: Launcher, executors: Sequence[str]) -> None:
+    def __init__(self, folder: StorageFolder, launcher: Launcher, executors: Sequence[str], sources: str = "") -> None:
         self._folder, self._launcher, self._executors = folder, launcher, tuple(executors)
+        self._sources = sources
         self._busy: set[int] = set()
 
     def backlog(self, limit: int) -> int:
         """How many events are yet to start a workflow; counted up to `limit`."""
         with self._folder.kv.read() as txn:
-            rules = subscriptions.list_subscriptions(txn)
-            return sum(len(subscriptions.to_start(txn, rule.number, limit=limit)) for rule in rules)
+            numbers = self._own(txn)
+            return sum(len(subscriptions.to_start(txn, number, limit=limit)) for number in numbers)
 
     async def start_all(self) -> bool:
         """Start what there is, for every subscription.
@@ -62,8 +65,12 @@ class EventStarter:
             Whether nothing is left; False when an executor, or the user's process, could not take it now.
         """
         with self._folder.kv.read() as txn:
-            numbers = [rule.number for rule in subscriptions.list_subscriptions(txn)]
+            numbers = self._own(txn)
         return all(await asyncio.gather(*(self.start(number) for number in numbers)))
+
+    def _own(self, txn: ReadTransaction) -> list[int]:
+        rules = subscriptions.list_subscriptions(txn)
+        return [rule.number for rule in rules if rule.source.startswith(self._sources)]
 
     async def start(self, subscription: int) -> bool:
         """Start what there is for one subscription; as `start_all`. Meanwhile called again, it leaves it to that."""
@@ -131,6 +138,9 @@ class EventStarter:
     def _set_aside(self, rule: Subscription, refused: Sequence[tuple[StoredEvent, str]]) -> None:
         with self._folder.kv.write() as txn:
             for event, error in refused:
+                if subscriptions.is_to_start(txn, rule.number, event.number) is None:
+                    # The rule was forgotten meanwhile, or the event is a dead letter already.
+                    continue
                 log.error("an event cannot start its workflow subscription=%s error=%s", rule.name, error)
                 letter = dead_letters.DeadLetter(
                     source=rule.source,

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -28,12 +28,15 @@ from holdfast.actors.executor import Executor
 from holdfast.actors.executor_core import lose_cluster
 from holdfast.actors.operating_system import Process, this_process
 from holdfast.actors.ray_untyped import actor_class, remote
+from holdfast.actors.source_hosts import SourceHosts, SourceReport
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.engine.errors import HoldfastError, StorageError
 from holdfast.engine.transitions import WorkflowStatus
+from holdfast.listeners.kafka_settings import KafkaSettings
 from holdfast.storage import subscriptions
 from holdfast.storage import workflow_store as store
 from holdfast.storage.answered import forget_answers
+from holdfast.storage.dead_letters import DeadLetter
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.garbage import collect_garbage
 from holdfast.storage.platform_lock import PlatformLock
@@ -175,6 +178,7 @@ class ManagementActor:
         for name in dedicated:
             self._executors[name] = self._executor(name)
         self._recall_processes()
+        self._sources = SourceHosts(folder.kv, self._address, self._platform_id, config.executors, config.lease_s)
         self._scheduler.start()
         self._set_alarm()
         self._opened.set()
@@ -183,6 +187,7 @@ class ManagementActor:
             self._keep(self._watch(name))
         self._keep(self._watch_dedicated())
         self._keep(self._remove_what_is_over())
+        self._keep(self._sources.keep())
         if known != self._platform_id:
             # Whoever wrote before is gone; what is written from now on is younger than this.
             self._keep(self._collect_garbage(time.time()))
@@ -375,6 +380,7 @@ class ManagementActor:
             task.cancel()
         if self._scheduler.get_job(_ALARM) is not None:
             self._scheduler.remove_job(_ALARM)
+        sources = await self._sources.close() if self._folder is not None else []
         calls = {name: asyncio.ensure_future(_close(executor)) for name, executor in self._executors.items()}
         if calls:
             await asyncio.wait(calls.values(), timeout=_CLOSING_S)
@@ -386,7 +392,7 @@ class ManagementActor:
             self._lock.release()
         return Closed(
             executors=tuple(self._executors),
-            processes=(*self._processes.values(), this_process()),
+            processes=(*self._processes.values(), *sources, this_process()),
         )
 
     # -- timers --------------------------------------------------------------------------------------------------
@@ -461,6 +467,37 @@ class ManagementActor:
         """Somebody waits for events of a source that nobody had asked for before."""
         await self._opened.wait()
         log.info("source wanted name=%s", source)
+        await self._sources.note(source)
+
+    async def connect_kafka(self, given: Mapping[str, KafkaSettings], default: KafkaSettings | None) -> None:
+        """Use these connections from now on; `default` is what an environment says."""
+        await self._opened.wait()
+        await self._sources.connect(given, default)
+
+    async def source_reports(self) -> list[SourceReport]:
+        """All outside sources, and how reading them goes."""
+        await self._opened.wait()
+        return await self._sources.reports()
+
+    async def dead_letters(self, source: str | None, after: int, limit: int) -> list[DeadLetter]:
+        """Dead letters, in the order in which they came."""
+        await self._opened.wait()
+        return self._sources.letters(source, after, limit)
+
+    async def dead_letter(self, number: int) -> DeadLetter:
+        """A dead letter."""
+        await self._opened.wait()
+        return self._sources.letter(number)
+
+    async def drop_dead_letter(self, number: int) -> None:
+        """Forget a dead letter."""
+        await self._opened.wait()
+        self._sources.drop(number)
+
+    async def replay_dead_letter(self, number: int, value: bytes | None) -> None:
+        """Try a dead letter again; then it is none any more."""
+        await self._opened.wait()
+        await self._sources.replay(number, value)
 
     # -- executors -----------------------------------------------------------------------------------------------
 

@@ -46,6 +46,11 @@ def listener_host_name(environment: str) -> str:
     return f"holdfast-listeners-{environment[:16] or 'default'}"
 
 
+def event_source_host_name(connection: str) -> str:
+    """Name of the actor that reads the topics of a Kafka connection."""
+    return f"holdfast-kafka-{connection}"
+
+
 def executor_for(workflow_id: str, executors: Sequence[str]) -> str:
     """The executor to ask first about a workflow: stable while the pool is."""
     return executors[zlib.crc32(workflow_id.encode("utf-8", "surrogatepass")) % len(executors)]

@@ -37,6 +37,7 @@ log = logging.getLogger("holdfast")
 
 LOOK_EVERY_S = 1.0
 _COMMIT_EVERY_S = 5.0
+_HELD_BACK_S = 0.1
 _CLOSING_S = 5.0
 _TURNS = 50
 _POLL_MS = 200
@@ -73,6 +74,7 @@ class KafkaSession:
         settings: The connection.
         kv: The store.
         told: Called after each batch that was stored.
+        may_read: Asked before each batch; while it says no, nothing is read.
         rates: Counts of what was taken in by source, which outlive this object.
     """
 
@@ -81,9 +83,10 @@ class KafkaSession:
         settings: KafkaSettings,
         kv: KeyValueStore,
         told: Callable[[TakenIn], None],
+        may_read: Callable[[], bool],
         rates: dict[str, Rate],
     ) -> None:
-        self._settings, self._kv, self._told, self._rates = settings, kv, told, rates
+        self._settings, self._kv, self._told, self._may_read, self._rates = settings, kv, told, may_read, rates
         self._prefix = f"{KIND}/{settings.name}/"
         self._topics: dict[str, _Topic] = {}
         self._readings: dict[TopicPartition, _Reading] = {}
@@ -131,10 +134,13 @@ class KafkaSession:
                 changed.clear()
                 await self._look()
                 look_at_s = time.monotonic() + LOOK_EVERY_S
-            if self._readings:
+            if self._readings and self._may_read():
                 await self._read()
             else:
-                await _either(stopping, changed, LOOK_EVERY_S)
+                for reading in self._readings.values():
+                    # Held back is not stalled.
+                    reading.moved_s = time.monotonic()
+                await _either(stopping, changed, _HELD_BACK_S if self._readings else LOOK_EVERY_S)
 
     async def close(self) -> None:
         """Let go of all connections, within a few seconds."""

@@ -19,11 +19,14 @@ from aiokafka.abc import AbstractTokenProvider
 from holdfast.listeners.kafka import source_name
 from holdfast.listeners.secrets import SecretReference, parse_secret
 from holdfast.storage.event_store import DEFAULT_RETENTION_BYTES, DEFAULT_RETENTION_S
+from holdfast.storage.interface import ReadTransaction, WriteTransaction
+from holdfast.storage.workflow_store import load_setting, save_setting
 
 ENVIRONMENT_VARIABLES = ("HOLDFAST_KAFKA_BOOTSTRAP_SERVERS", "KAFKA_BOOTSTRAP_SERVERS")
 """Where the servers of the connection `default` are looked for when it is not given; the first that is set counts."""
 
 DEFAULT = "default"
+_SETTING = "kafka"
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
@@ -221,6 +224,37 @@ def connection_of_environment() -> KafkaSettings | None:
         if servers:
             return KafkaSettings.parse(DEFAULT, {"bootstrap_servers": servers})
     return None
+
+
+def load_connections(txn: ReadTransaction) -> dict[str, KafkaSettings]:
+    """The connections that were stored, by name."""
+    stored = load_setting(txn, _SETTING) or {}
+    return {name: KafkaSettings.parse(name, entry["settings"]) for name, entry in stored.items()}
+
+
+def store_connections(
+    txn: WriteTransaction, given: Mapping[str, KafkaSettings], default: KafkaSettings | None
+) -> list[str]:
+    """Store connections; others stay.
+
+    Args:
+        txn: The transaction.
+        given: Said by a user: takes the place of what was said before.
+        default: Said by an environment: takes the place of what another environment said, and of nothing else.
+
+    Returns:
+        The names of those that are not what they were.
+    """
+    stored = load_setting(txn, _SETTING) or {}
+    entries = {name: {"said_by": "user", "settings": settings.plain()} for name, settings in given.items()}
+    if default is not None and default.name not in entries:
+        known = stored.get(default.name)
+        if known is None or known["said_by"] == "environment":
+            entries[default.name] = {"said_by": "environment", "settings": default.plain()}
+    changed = [name for name, entry in entries.items() if stored.get(name, {}).get("settings") != entry["settings"]]
+    if entries:
+        save_setting(txn, _SETTING, {**stored, **entries})
+    return changed
 
 
 _Check: TypeAlias = Callable[[str, Any], Any]

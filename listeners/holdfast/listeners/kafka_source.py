@@ -38,10 +38,18 @@ class KafkaSource:
         settings: The connection.
         kv: The store, which stays open until `stop` has returned.
         told: Called on the event loop after each batch that was stored, with whom to tell of it.
+        may_read: Asked before each batch whether those who take the events keep up; while they do not, nothing is
+            read.
     """
 
-    def __init__(self, settings: KafkaSettings, kv: KeyValueStore, told: Callable[[TakenIn], None]) -> None:
-        self._settings, self._kv, self._told = settings, kv, told
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        kv: KeyValueStore,
+        told: Callable[[TakenIn], None],
+        may_read: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._settings, self._kv, self._told, self._may_read = settings, kv, told, may_read
         self._stopping, self._changed = asyncio.Event(), asyncio.Event()
         self._rates: dict[str, Rate] = {}
         self._session: KafkaSession | None = None
@@ -123,7 +131,7 @@ class KafkaSource:
 
     async def _one_session(self) -> None:
         """From the making of a consumer to its end."""
-        session = KafkaSession(self._settings, self._kv, self._told, self._rates)
+        session = KafkaSession(self._settings, self._kv, self._told, self._may_read, self._rates)
         self._session = session
         self._made += 1
         work = asyncio.ensure_future(session.run(self._stopping, self._changed))

@@ -31,6 +31,15 @@ from holdfast.workflow.api import (
 )
 from holdfast.workflow.graph_functions import Workflow, continuation, create, sleep, wait, wait_for_event
 from holdfast.workflow.opening import init
+from holdfast.workflow.outside_sources import (
+    DeadLetter,
+    EventSource,
+    dead_letters,
+    delete_dead_letter,
+    event_sources,
+    replay_dead_letter,
+    show_dead_letter,
+)
 from holdfast.workflow.platform import platform_status, shutdown
 from holdfast.workflow.step_api import step
 from holdfast.workflow.subscriptions import (
@@ -56,7 +65,9 @@ __all__ = [
     "RESUMABLE",
     "RUNNING",
     "SUCCESSFUL",
+    "DeadLetter",
     "EventListener",
+    "EventSource",
     "EventSubscription",
     "Retry",
     "Workflow",
@@ -68,8 +79,11 @@ __all__ = [
     "cancel",
     "continuation",
     "create",
+    "dead_letters",
     "delete",
+    "delete_dead_letter",
     "delete_event_subscription",
+    "event_sources",
     "exceptions",
     "get_metadata",
     "get_output",
@@ -81,12 +95,14 @@ __all__ = [
     "on_event",
     "options",
     "platform_status",
+    "replay_dead_letter",
     "resume",
     "resume_all",
     "resume_async",
     "run",
     "run_async",
     "send_event",
+    "show_dead_letter",
     "shutdown",
     "sleep",
     "step",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from holdfast.workflow.api import resume_all
 from holdfast.workflow.platform import open_platform
@@ -21,6 +22,7 @@ def init(
     resume: Literal["auto"] | None = None,
     keep_finished_s: float | None = None,
     keep_finished: int | None = None,
+    kafka: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Open a storage folder for this cluster. Starts Ray when it is not up.
 
@@ -36,10 +38,16 @@ def init(
         keep_finished: How many workflows are kept that were SUCCESSFUL or CANCELED, the last ones; -1 for all, which
             is the default. One that FAILED may be mended and resumed: it goes by its age only.
         resume: "auto" takes up again what was running when the last cluster was lost, running before pending.
+        kafka: Connections to Kafka clusters by name, each a dict of settings: `{"default": {"bootstrap_servers":
+            "host:9092"}}`; all settings are in `holdfast.listeners.kafka_settings.KafkaSettings`. Secrets are given
+            by reference, `{"env": "NAME"}` or `{"file": "path"}`. They are kept with the storage: a later `init`
+            need not say them again, and one that says others changes them. Default: servers of the connection
+            `default` from the environment, `HOLDFAST_KAFKA_BOOTSTRAP_SERVERS` or `KAFKA_BOOTSTRAP_SERVERS`.
 
     Raises:
         TypeError: A limit is not a whole number, or not a number.
-        ValueError: A limit is out of range, or the platform is open already with another storage or other limits.
+        ValueError: A limit is out of range, a Kafka connection is not what it should be, or the platform is open
+            already with another storage or other limits.
         StorageError: The folder cannot be used; says what to do.
 
     Semantics: may be called again, and from any process joined to the cluster. API.md, section 1. What is kept of
@@ -55,6 +63,7 @@ def init(
         lease_s=lease_s,
         keep_finished_s=keep_finished_s,
         keep_finished=keep_finished,
+        kafka=kafka,
     )
     if resume == "auto":
         resume_all()

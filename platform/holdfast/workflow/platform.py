@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ import ray
 
 from holdfast.actors.client import Platform, find_platform, start_platform, stop_platform
 from holdfast.actors.management import PlatformConfig
+from holdfast.listeners.kafka_settings import connection_of_environment, parse_connections
 from holdfast.storage.location import parse_location
 from holdfast.storage.retention import Retention
 
@@ -31,6 +32,7 @@ def open_platform(
     lease_s: float | None = None,
     keep_finished_s: float | None = None,
     keep_finished: int | None = None,
+    kafka: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Open a storage folder for this cluster, as `init` says, and take nothing up again."""
     running = _limit("max_running_workflows", max_running_workflows, zero_allowed=False)
@@ -41,6 +43,7 @@ def open_platform(
         raise ValueError(f"executors must be a whole number of at least 1, not {executors!r}")
     if lease_s is not None and (isinstance(lease_s, bool) or not isinstance(lease_s, int | float) or not lease_s > 0):
         raise ValueError(f"lease_s must be a number of seconds above 0, not {lease_s!r}")
+    connections, of_environment = parse_connections(kafka), connection_of_environment()
     # Said before anything is started; where it is in the cluster is found out below.
     parse_location(storage)
     with _connected():
@@ -69,6 +72,8 @@ def open_platform(
             keep_finished_s=(keep_s, platform.config.retention.keep_s),
             keep_finished=(keep, platform.config.retention.keep),
         )
+        if connections or of_environment is not None:
+            ray.get(platform.management.connect_kafka.remote(connections, of_environment))
 
 
 def shutdown() -> None:
