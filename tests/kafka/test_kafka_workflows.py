@@ -112,6 +112,59 @@ def test_a_message_that_comes_before_its_waiter_waits_for_it(kafka, topic, wid, 
     assert ray.get(value, timeout=60) == "early"
 
 
+def test_raw_values_come_as_bytes_whatever_they_are(kafka, topic, wid) -> None:
+    value = start_waiting(wid, topic, value_of.bind(wait_for_event(KafkaListener, topic=topic, key="k", raw=True)))
+    kafka.produce(topic, [("k", b"\xff{")])
+    assert ray.get(value, timeout=60) == (b"\xff{",)
+    assert workflow.dead_letters(f"kafka/default/{topic}") == []
+
+
+def test_a_deserializer_makes_the_event_of_the_bytes_in_a_task(kafka, topic, wid) -> None:
+    def split(value):
+        return value.decode().split(";"), os.getpid()
+
+    value = start_waiting(wid, topic, wait_for_event(KafkaListener, topic=topic, key="k", deserializer=split))
+    kafka.produce(topic, [("k", "a;b")])
+    ((parts, pid),) = ray.get(value, timeout=60)
+    assert parts == ["a", "b"]
+    status = workflow.platform_status()
+    assert pid not in {status["management"]["pid"], *(executor["pid"] for executor in status["executors"])}
+
+
+def test_a_deserializer_that_fails_fails_the_workflow_which_can_be_resumed(kafka, topic, wid, tmp_path) -> None:
+    repaired = tmp_path / "repaired"
+
+    def parse(value):
+        if not repaired.exists():
+            raise ValueError("not this version")
+        return value.decode()
+
+    value = start_waiting(wid, topic, wait_for_event(KafkaListener, topic=topic, deserializer=parse))
+    kafka.produce(topic, [("k", "v2")])
+    with pytest.raises(workflow.WorkflowExecutionError) as caught:
+        ray.get(value, timeout=60)
+    assert "not this version" in str(caught.value.__cause__)
+    repaired.touch()
+    assert workflow.resume(wid) == ("v2",)
+
+
+def test_workflows_are_started_with_what_a_deserializer_makes(kafka, topic, wid) -> None:
+    rule = workflow.on_event(
+        KafkaListener,
+        topic=topic,
+        deserializer=lambda value: value.decode(),
+        start=lambda text: text * 2,
+        workflow_id=wid + "-{offset}",
+    )
+    with pytest.raises(TypeError, match="plain function"):
+        workflow.on_event(KafkaListener, topic=topic, deserializer=bytes.decode, start=value_of)
+    until(lambda: is_read(topic))
+    kafka.produce(topic, [("k", "ab")])
+    until(lambda: f"{wid}-0" in dict(workflow.list_all()))
+    assert workflow.get_output(f"{wid}-0") == "abab"
+    workflow.delete_event_subscription(rule)
+
+
 def test_several_workflows_read_one_stream_in_order_each_message_once(kafka, topic, wid) -> None:
     @ray.remote(num_cpus=0)
     def three(topic, *values):

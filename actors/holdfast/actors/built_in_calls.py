@@ -6,6 +6,7 @@ unreadable.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -17,3 +18,8 @@ def collect_outputs(*values: Any) -> list[Any]:
 def pass_on(value: Any) -> Any:
     """Gives what it is given: the graph whose only content is a task that exists already."""
     return value
+
+
+def converted(conversion: Callable[[Any], Any], event: Any) -> Any:
+    """What a listener makes of an event, by code that may be the user's."""
+    return conversion(event)

@@ -7,6 +7,7 @@ and hold nothing that must survive. Ours use only what stands here.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,10 @@ class EventListener:
     A class may also have a static or class method `subscription(*args, **kwargs)` with the arguments of
     `poll_for_event`, which returns a `Stream` or a `PointInTime`. Then nothing is polled: the waiting task is a
     row in the store, and costs no process and no memory.
+
+    Beside it the class may have a static or class method `conversion`, with the same arguments, which returns a
+    function of the event, or None: the function is called in a task of the workflow, and what it returns is given
+    in the event's place.
     """
 
     async def poll_for_event(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,3 +79,14 @@ class PointInTime:
     def __post_init__(self) -> None:
         if math.isnan(self.due_unix_s):
             raise ValueError(f"a point in time must be a number of seconds since the epoch, not {self.due_unix_s!r}")
+
+
+def conversion_of(
+    listener: type[EventListener], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Callable[[Any], Any] | None:
+    """What a listener makes of its events before a workflow gets them; None when nothing."""
+    conversion: Any = getattr(listener, "conversion", None)
+    if conversion is None:
+        return None
+    found: Callable[[Any], Any] | None = conversion(*args, **kwargs)
+    return found

@@ -7,6 +7,7 @@ here connects to anything.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -68,9 +69,35 @@ class KafkaListener(EventListener):
         selector = Selector(key=_key(key), where=_where(where), raw=raw or deserializer is not None)
         return Stream(source_name(cluster, topic), selector.text)
 
-    async def poll_for_event(self, *args: Any, **kwargs: Any) -> KafkaMessage:
+    @staticmethod
+    def conversion(
+        topic: Any = None,  # noqa: ARG004 - the arguments are those of `subscription`
+        *,
+        raw: bool = False,
+        deserializer: Callable[[bytes | None], Any] | None = None,
+        **_: Any,
+    ) -> Callable[[KafkaMessage], Any] | None:
+        """What is made of the message: `subscription` says of what."""
+        if callable(deserializer):
+            return functools.partial(_deserialized, deserializer)
+        return KafkaMessage.as_raw if raw is True else None
+
+    async def poll_for_event(
+        self,
+        topic: str,
+        *,
+        key: str | bytes | None = None,
+        where: Mapping[str, Scalar] | None = None,
+        cluster: str = "default",
+        raw: bool = False,
+        deserializer: Callable[[bytes | None], Any] | None = None,
+    ) -> KafkaMessage:
         """Never called in a workflow: the message is a row of the store, and `subscription` says which."""
         raise NotImplementedError("a Kafka message is delivered by the store, not polled for")
+
+
+def _deserialized(deserializer: Callable[[bytes | None], Any], message: KafkaMessage) -> Any:
+    return deserializer(message.raw_value)
 
 
 def source_name(cluster: str, topic: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.dag import FunctionNode
 
+from holdfast.actors.built_in_calls import converted
 from holdfast.actors.graph_builder import refuse_node
 from holdfast.actors.nodes import (
     EventNode,
@@ -22,10 +23,14 @@ from holdfast.actors.nodes import (
     task_id_of,
 )
 from holdfast.actors.task_context import current_task
-from holdfast.listeners.interface import EventListener
+from holdfast.actors.task_options import WorkflowOptions
+from holdfast.listeners.interface import EventListener, conversion_of
 from holdfast.workflow import api
 
 __all__ = ["Workflow", "continuation", "create", "sleep", "wait", "wait_for_event"]
+
+# In the process of the task that needs the event, when there is one: to convert it is no work for a task of its own.
+_CONVERTED: Any = WorkflowOptions(allow_inplace=True)(ray.remote(num_cpus=0)(converted))
 
 
 class Workflow(ABC):
@@ -138,7 +143,7 @@ def sleep(seconds: float) -> SleepNode:
 
 def wait_for_event(
     listener_class: type[EventListener], *args: Any, timeout_s: float | None = None, **kwargs: Any
-) -> EventNode:
+) -> EventNode | FunctionNode:
     """Wait for an event.
 
     Args:
@@ -162,8 +167,10 @@ def wait_for_event(
         raise TypeError(f"wait_for_event takes a subclass of workflow.EventListener, not {listener_class!r}")
     if timeout_s is not None and _takes_timeout(listener_class):
         # The listener's own: it was there before ours.
-        return EventNode(listener_class, args, {**kwargs, "timeout_s": timeout_s})
-    return EventNode(listener_class, args, kwargs, timeout_s=timeout_s)
+        kwargs["timeout_s"], timeout_s = timeout_s, None
+    event = EventNode(listener_class, args, kwargs, timeout_s=timeout_s)
+    conversion = conversion_of(listener_class, args, kwargs)
+    return event if conversion is None else _CONVERTED.bind(conversion, event)
 
 
 def _takes_timeout(listener_class: type[EventListener]) -> bool:

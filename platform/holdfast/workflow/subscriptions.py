@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import string
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from holdfast.actors.storage_access import portable
 from holdfast.actors.task_runner import settle_arguments
 from holdfast.actors.values import set_cluster_nonce
 from holdfast.engine.selectors import is_outside
-from holdfast.listeners.interface import EventListener, Stream
+from holdfast.listeners.interface import EventListener, Stream, conversion_of
 from holdfast.workflow.api import accepted, ask, check_metadata, check_workflow_id
 from holdfast.workflow.platform import get_platform
 
@@ -83,7 +84,7 @@ def on_event(
     when no place is free in the queue, events wait.
     """
     source, selector = _stream_of(listener_class, args, kwargs)
-    function = _remote(start)
+    function = _remote(start, conversion_of(listener_class, args, kwargs))
     set_cluster_nonce(get_platform().address.cluster)
     draft = build(function.bind(None))
     code = dict(draft.code)
@@ -150,12 +151,25 @@ def _stream_of(listener_class: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     return stream.source, stream.key
 
 
-def _remote(start: Any) -> Any:
+def _remote(start: Any, conversion: Callable[[Any], Any] | None) -> Any:
     if isinstance(start, RemoteFunction):
+        if conversion is not None:
+            raise TypeError(
+                f"start={start!r} is a Ray remote function, and gets the event as it is: give a plain function, or "
+                "leave raw= and deserializer= out and convert the event in it"
+            )
         return start
     if not (inspect.isfunction(start) or inspect.ismethod(start)):
         raise TypeError(f"start= takes a function, or a Ray remote function, of the event, not {start!r}")
-    return ray.remote(start)
+    return ray.remote(start if conversion is None else _converting(conversion, start))
+
+
+def _converting(conversion: Callable[[Any], Any], start: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(start)
+    def of_what_it_is_made(event: Any) -> Any:
+        return start(conversion(event))
+
+    return of_what_it_is_made
 
 
 def _named(workflow_id: Any) -> tuple[str, str]:
