@@ -30,6 +30,9 @@ WORKFLOW_NAMES = {
     # Outside sources
     "EventSource", "event_sources", "DeadLetter", "dead_letters", "show_dead_letter", "replay_dead_letter",
     "delete_dead_letter",
+    # Schedules
+    "schedule", "list_schedules", "describe_schedule", "pause_schedule", "resume_schedule", "trigger_schedule",
+    "delete_schedule",
     # Asynchronous twins and error types, as modules
     "aio", "exceptions",
     "WorkflowError", "WorkflowExecutionError", "WorkflowCancellationError",

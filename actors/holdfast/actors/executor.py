@@ -52,6 +52,14 @@ from holdfast.actors.ray_untyped import remote
 from holdfast.actors.reply_signals import signal_of_reply
 from holdfast.actors.requests import Answer, EventRequest, SubmitRequest, SubscribeRequest
 from holdfast.actors.running_calls import RunningCalls
+from holdfast.actors.schedule_messages import (
+    DropSchedule,
+    FireSchedule,
+    KeepSchedule,
+    ScheduleRequest,
+    Steering,
+    SteerSchedule,
+)
 from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress, object_blob
 from holdfast.actors.task_call import Continued, Reply, Returned
 from holdfast.actors.troubles import Troubles
@@ -66,6 +74,7 @@ from holdfast.engine.errors import (
 from holdfast.engine.graph import Graph
 from holdfast.engine.records import TaskContinuing, TaskFailed, TaskFinished
 from holdfast.engine.signals import Signal, TaskLost
+from holdfast.storage import schedule_store
 from holdfast.storage import workflow_store as store
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.payload import Payload
@@ -100,7 +109,7 @@ class Executor:
         self._lock = PlatformLock(address.path)
         self._lock.join(platform_id)
         self._orphans = Orphans(name, address.node_id, replaced=self._has_predecessor())
-        self._core = ExecutorCore(self._folder.kv, name, self._say_who_i_am())
+        self._core = ExecutorCore(self._folder.kv, name, self._say_who_i_am(), self._folder.blobs.link_group)
         self._answers = Answers(self._folder, name)
         self._acknowledger = Acknowledger()
         self._launcher = Launcher(self._folder, address, name)
@@ -258,6 +267,43 @@ class Executor:
             )
         )
 
+    async def keep_schedule(self, request: ScheduleRequest) -> Outcome:
+        """Make a schedule durable; what is refused leaves nothing behind."""
+        submission, terms = request.submission, request.terms
+        name, has_blobs = submission.workflow_id, self._has_large_parts(submission)
+        outcome: Outcome
+        try:
+            submit = await self._submission(submission)
+            outcome = await self._operate(
+                KeepSchedule(
+                    name=name,
+                    terms=terms,
+                    graph=submit.graph,
+                    nonce=submit.nonce,
+                    digest=request.digest,
+                    has_blobs=has_blobs,
+                    user_metadata=submit.user_metadata,
+                    environment=submit.environment,
+                    replaces=request.replaces,
+                )
+            )
+        except StorageError as error:
+            outcome = error
+        if has_blobs:
+            with self._folder.kv.read() as txn:
+                row = schedule_store.load(txn, name)
+            if row is None or row.nonce != submission.nonce:
+                await asyncio.to_thread(self._folder.blobs.delete_group, submission.nonce)
+        return outcome
+
+    async def steer_schedule(self, name: str, steering: Steering, nonce: str) -> Outcome:
+        """Pause a schedule, go on with it, or start a run now. `nonce` marks the request, as for `resume`."""
+        return await self._operate(SteerSchedule(name=name, steering=steering, nonce=nonce))
+
+    async def drop_schedule(self, name: str) -> Outcome:
+        """Forget a schedule."""
+        return await self._operate(DropSchedule(name=name))
+
     async def live_task(self, workflow_id: str, task_id: str) -> tuple[str, float | None] | None:
         """(state, start time) of a task in memory; None when it is not."""
         for held in self._core.held.values():
@@ -306,6 +352,10 @@ class Executor:
         """There are events of outside sources for workflows of this executor. Rows in the store say which."""
         awake = [seq for seq in seqs if not self._troubles.is_resting(seq)]
         await asyncio.gather(*(self._operate(Wake(seq=seq)) for seq in awake))
+
+    async def fire_schedule(self, name: str) -> Outcome:
+        """A schedule may have something to start."""
+        return await self._operate(FireSchedule(name=name))
 
     async def recover(self, seqs: Sequence[int]) -> None:
         """Take workflows up that are this executor's."""
@@ -461,8 +511,11 @@ class Executor:
         for row in batch.ended:
             self._troubles.forget(row.seq)
             self._answers.ended(row)
-        for row in batch.deleted:
-            self._folder.blobs.delete_group(row.nonce)
+        self._say.extend(f'Workflow job created. [id="{workflow_id}"]' for workflow_id in batch.scheduled)
+        for group in (*(row.nonce for row in batch.deleted), *batch.dropped_groups):
+            self._folder.blobs.delete_group(group)
+        for executor, workflow_id in batch.cancel_elsewhere:
+            ray.get_actor(executor, namespace=names.NAMESPACE).cancel.remote(workflow_id)
         for executor, seq in batch.elsewhere:
             if names.is_dedicated(executor):
                 self._launcher.management().keep_executor.remote(executor)
@@ -578,7 +631,7 @@ class Executor:
 
     async def _drop_files_of_refused(self, request: SubmitRequest) -> None:
         """Remove what a submission wrote ahead of its workflow, when there is no such workflow."""
-        if not request.objects and not any(_is_large(node.arguments) for node in request.graph.nodes):
+        if not self._has_large_parts(request):
             return
         with self._folder.kv.read() as txn:
             row = store.find(txn, request.workflow_id)
@@ -588,6 +641,9 @@ class Executor:
     def _store_rule(self, request: SubscribeRequest) -> str:
         self._launcher.store_code(request.code)
         return self._launcher.store_environment(request.environment)
+
+    def _has_large_parts(self, request: SubmitRequest) -> bool:
+        return bool(request.objects) or any(_is_large(node.arguments) for node in request.graph.nodes)
 
     def _store_submission(self, request: SubmitRequest) -> tuple[Graph, str]:
         self._launcher.store_code(request.code)

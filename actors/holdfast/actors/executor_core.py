@@ -42,6 +42,9 @@ from holdfast.actors.operations import (
     Unsubscribe,
     Wake,
 )
+from holdfast.actors.refusal import Refusal
+from holdfast.actors.schedule_messages import DropSchedule, FireSchedule, KeepSchedule, SteerSchedule
+from holdfast.actors.schedule_operations import Schedules, Workflows
 from holdfast.engine.errors import (
     ExecutorReplacedError,
     HoldfastError,
@@ -60,7 +63,7 @@ from holdfast.engine.signals import CancelRequested, EventReceived, TimerDue
 from holdfast.engine.step import Step
 from holdfast.engine.transitions import StatusSignal, WorkflowStatus, next_status
 from holdfast.listeners.forms import arguments_of, payload_of
-from holdfast.storage import event_readers, snapshots, subscriptions
+from holdfast.storage import event_readers, schedule_store, snapshots, subscriptions
 from holdfast.storage import workflow_store as store
 from holdfast.storage.answered import find_answer, forget_all_answers, save_answer
 from holdfast.storage.interface import KeyValueStore, WriteTransaction
@@ -82,14 +85,6 @@ class Held:
     epoch: int
 
 
-class Refusal(Exception):
-    """Carries the error that refuses one operation out of it; nothing has been written for it."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
-
-
 class ExecutorCore:
     """Drives the workflows of one executor over a store.
 
@@ -98,6 +93,7 @@ class ExecutorCore:
         name: The executor's name, under which it holds leases.
         process: (process id, start time) that the store has for this name as long as this process is the one that
             bears it; None where there is only one.
+        link_blobs: Gives the blobs of one group to another one too, for runs of schedules; None where there are none.
         snapshot_saves: How many records fewer a load from a snapshot must read for the snapshot to be written.
     """
 
@@ -106,6 +102,7 @@ class ExecutorCore:
         kv: KeyValueStore,
         name: str,
         process: Sequence[int] | None = None,
+        link_blobs: Callable[[str, str], None] | None = None,
         *,
         snapshot_saves: float = SNAPSHOT_SAVES,
     ) -> None:
@@ -122,6 +119,12 @@ class ExecutorCore:
         self._to_read: deque[tuple[int, tuple[str, str]]] = deque()
         self._snapshot_saves = snapshot_saves
         self._transaction: WriteTransaction | None = None
+        runs = Workflows(
+            submit=self._submit,
+            cancel=self._cancel,
+            resume=lambda txn, workflow_id: self._resume(txn, workflow_id, "", False),
+        )
+        self._schedules = Schedules(kv.url, runs, link_blobs, starts=not names.is_dedicated(name))
 
     def perform(self, operations: Sequence[Operation], now_unix_s: float) -> Batch:
         """Carry out operations in one transaction.
@@ -201,6 +204,8 @@ class ExecutorCore:
                 case AdmitQueued():
                     self._admit_queued(txn)
                     return Accepted(seq=-1, status=WorkflowStatus.NONE)
+                case KeepSchedule() | FireSchedule() | SteerSchedule() | DropSchedule():
+                    return self._schedules.perform(txn, operation, self._batch, self._now)
         except Refusal as refusal:
             return refusal.error
 
@@ -232,6 +237,7 @@ class ExecutorCore:
             nonce=submit.nonce,
             environment=submit.environment,
             dedicated=submit.dedicated,
+            schedule=submit.schedule,
         )
         row = store.create(txn, row)
         if admission is Admission.QUEUED or submit.dedicated:
@@ -299,6 +305,7 @@ class ExecutorCore:
                 self._hand_over(txn, row)
             else:
                 self._load(txn, row)
+        self._schedules.run_resumed(txn, row)
         return Accepted(seq=row.seq, status=row.status)
 
     def _answer_once(
@@ -547,12 +554,20 @@ class ExecutorCore:
         return admission
 
     def _fill_places(self, txn: WriteTransaction) -> None:
-        """Start what is queued; one that finds its event there may end at once, and leave its place to the next."""
-        ended = -1
-        while ended != len(self._batch.ended):
-            ended = len(self._batch.ended)
+        """Start what is queued, and what schedules let wait for the end of a run.
+
+        One that finds its event there may end at once, and leave its place to the next.
+        """
+        ended, told = self._batch.ended, 0
+        self._schedules.runs_over(txn, self._batch.deleted, self._batch, self._now)
+        while True:
+            self._queued = False
             self._admit_queued(txn)
+            over, told = ended[told:], len(ended)
+            self._schedules.runs_over(txn, over, self._batch, self._now)
             self._read_sources(txn)
+            if told == len(ended) and not self._queued:
+                return
 
     def _admit_queued(self, txn: WriteTransaction) -> None:
         limits = store.load_limits(txn)
@@ -704,4 +719,5 @@ def lose_cluster(kv: KeyValueStore, executors: Sequence[str]) -> int:
         for row in store.list_by_ids(txn, store.list_seqs(txn, WorkflowStatus.PENDING)):
             if not names.is_dedicated(row.executor):
                 store.save(txn, replace(row, executor=names.executor_for(row.workflow_id, executors)))
+        schedule_store.wake_waiting(txn)
     return len(running)

@@ -15,25 +15,25 @@ import math
 import time
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from typing import Any
 
 import ray
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from ray.exceptions import ActorDiedError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from holdfast.actors import names
+from holdfast.actors.alarm import Alarm
 from holdfast.actors.executor import Executor
 from holdfast.actors.executor_core import lose_cluster
 from holdfast.actors.operating_system import Process, this_process
 from holdfast.actors.ray_untyped import actor_class, remote
+from holdfast.actors.schedule_messages import ScheduleKept, ScheduleView
 from holdfast.actors.source_hosts import SourceHosts, SourceReport
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.engine.errors import HoldfastError, StorageError
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.listeners.kafka_settings import KafkaSettings
-from holdfast.storage import subscriptions
+from holdfast.storage import schedule_store, subscriptions
 from holdfast.storage import workflow_store as store
 from holdfast.storage.answered import forget_answers
 from holdfast.storage.dead_letters import DeadLetter
@@ -41,6 +41,7 @@ from holdfast.storage.folder import StorageFolder
 from holdfast.storage.garbage import collect_garbage
 from holdfast.storage.platform_lock import PlatformLock
 from holdfast.storage.retention import Retention, is_something_over, remove_finished
+from holdfast.storage.schedule_store import ScheduleRow
 from holdfast.storage.subscriptions import Subscription
 from holdfast.storage.workflow_row import TaskView, WorkflowRow
 
@@ -49,8 +50,7 @@ log = logging.getLogger("holdfast")
 _PING_EVERY_S = 2.0
 _CLOSING_S = 15.0
 _LOOK_AGAIN_S = 0.2
-_ALARM = "alarm"
-_FARTHEST_ALARM_S = 86_400.0
+_BLOCKED_S = 1.0
 _TIMERS_AT_ONCE = 1000
 _REMOVE_EVERY_S = 1.0
 _BREATH_S = 0.01
@@ -122,7 +122,7 @@ class ManagementActor:
         self._executors: dict[str, Any] = {}
         self._processes: dict[str, Process] = {}
         self._firing: set[str] = set()
-        self._scheduler = AsyncIOScheduler(timezone=timezone.utc)
+        self._alarm = Alarm(self._earliest_due, self._ring)
         self._tasks: set[asyncio.Task[None]] = set()
         self._opened = asyncio.Event()
         self._closed = False
@@ -179,8 +179,8 @@ class ManagementActor:
             self._executors[name] = self._executor(name)
         self._recall_processes()
         self._sources = SourceHosts(folder.kv, self._address, self._platform_id, config.executors, config.lease_s)
-        self._scheduler.start()
-        self._set_alarm()
+        self._alarm.start()
+        self._keep(self._alarm.watch())
         self._opened.set()
         self._keep(self._say_who_i_am())
         for name in self._executors:
@@ -355,6 +355,20 @@ class ManagementActor:
                 found.extend((row.workflow_id, row.status) for row in rows)
         return found
 
+    async def schedules(self) -> list[ScheduleRow]:
+        """Every schedule, by name."""
+        with self._kv.read() as txn:
+            return schedule_store.list_all(txn)
+
+    async def schedule(self, name: str) -> ScheduleView | None:
+        """A schedule as the store knows it; None when there is none."""
+        with self._kv.read() as txn:
+            row = schedule_store.load(txn, name)
+            if row is None:
+                return None
+            found = {past.workflow_id: store.find(txn, past.workflow_id) for past in row.schedule.past}
+        return ScheduleView(row=row, statuses={wid: one.status for wid, one in found.items() if one is not None})
+
     async def status(self) -> dict[str, Any]:
         """The processes of the platform, for people."""
         found = await asyncio.gather(*(_status_of(name, executor) for name, executor in self._executors.items()))
@@ -378,8 +392,7 @@ class ManagementActor:
         self._closed = True
         for task in self._tasks:
             task.cancel()
-        if self._scheduler.get_job(_ALARM) is not None:
-            self._scheduler.remove_job(_ALARM)
+        self._alarm.stop()
         sources = await self._sources.close() if self._folder is not None else []
         calls = {name: asyncio.ensure_future(_close(executor)) for name, executor in self._executors.items()}
         if calls:
@@ -400,31 +413,17 @@ class ManagementActor:
     async def note_deadline(self, due_unix_s: float) -> None:
         """An executor has set a timer that may be the earliest."""
         await self._opened.wait()
-        alarm = self._scheduler.get_job(_ALARM)
-        if alarm is None or due_unix_s < alarm.next_run_time.timestamp():
-            self._ring_at(due_unix_s)
+        self._alarm.note(due_unix_s)
 
-    def _set_alarm(self, not_before_unix_s: float = 0.0) -> None:
+    def _earliest_due(self) -> float | None:
         with self._kv.read() as txn:
-            due_unix_s = store.next_due(txn)
-        if due_unix_s is not None:
-            self._ring_at(max(due_unix_s, not_before_unix_s))
-
-    def _ring_at(self, due_unix_s: float) -> None:
-        self._scheduler.add_job(
-            self._ring,
-            "date",
-            # No calendar goes as far as a timer can be set: one that rings early looks and sets itself again.
-            run_date=datetime.fromtimestamp(min(due_unix_s, time.time() + _FARTHEST_ALARM_S), tz=timezone.utc),
-            id=_ALARM,
-            replace_existing=True,
-            misfire_grace_time=None,
-            max_instances=1_000,
-        )
+            found = [due for due in (store.next_due(txn), schedule_store.next_due(txn)) if due is not None]
+        return min(found, default=None)
 
     async def _ring(self) -> None:
         """Wake the executors whose timers have come due. The rows are theirs to remove, with what the wake writes."""
         with self._kv.read() as txn:
+            schedules = schedule_store.due(txn, time.time(), _TIMERS_AT_ONCE)
             due = store.due_timers(txn, time.time(), _TIMERS_AT_ONCE)
             # One that is damaged is nobody's: the first executor drops its timers.
             rows = {row.seq: row for row in store.list_by_ids(txn, sorted({seq for _, seq, _ in due}))}
@@ -441,7 +440,24 @@ class ManagementActor:
                 self._firing.add(executor)
                 self._keep(self._fire(executor, timers))
         # The rows are there until an executor has them removed: look again, but not at once.
-        self._set_alarm(time.time() + _LOOK_AGAIN_S if due else 0.0)
+        for name in schedules:
+            if (key := f"schedule {name}") not in self._firing:
+                self._firing.add(key)
+                self._keep(self._fire_schedule(key, name))
+        self._alarm.set(time.time() + _LOOK_AGAIN_S if due or schedules else 0.0)
+
+    async def _fire_schedule(self, key: str, name: str) -> None:
+        executor = names.executor_for(name, [one for one in self._executors if not names.is_dedicated(one)])
+        try:
+            kept = await self._executors[executor].fire_schedule.remote(name)
+            fired = isinstance(kept, ScheduleKept) and (kept.fresh or not _is_due(kept.wake_unix_s))
+            if not fired:
+                # There is no place for its run, or the one before it has not ended: that takes longer than a ring.
+                await asyncio.sleep(_BLOCKED_S)
+        except RayError as error:
+            log.error("schedule %s could not be fired by executor %s, trying again: %s", name, executor, error)
+        finally:
+            self._firing.discard(key)
 
     async def _fire(self, executor: str, timers: list[tuple[float, int, int]]) -> None:
         handle = self._executors.get(executor)
@@ -454,7 +470,7 @@ class ManagementActor:
         finally:
             self._firing.discard(executor)
         if len(timers) >= _TIMERS_AT_ONCE // len(self._executors):
-            self._set_alarm()
+            self._alarm.set()
 
     # -- sources -------------------------------------------------------------------------------------------------
 
@@ -612,6 +628,10 @@ class ManagementActor:
             await executor.look_again.remote()
         except RayError as error:
             log.info("executor %s will look for its workflows when it is back: %s", name, error)
+
+
+def _is_due(unix_s: float | None) -> bool:
+    return unix_s is not None and unix_s <= time.time()
 
 
 async def _status_of(name: str, executor: Any) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from holdfast.actors.schedule_messages import ScheduleKept, ScheduleOperation
 from holdfast.engine.commands import Command
 from holdfast.engine.graph import Graph, TaskIndex
 from holdfast.engine.plain_pickle import PlainPickle
@@ -24,6 +25,7 @@ class Submit:
         nonce: Random mark of this submission: sent twice it counts once. Also the group of the workflow's blobs.
         environment: Hash of the runtime environment in the code store; empty for none.
         dedicated: Give it an executor of its own.
+        schedule: Name of the schedule that it is a run of; empty for none.
     """
 
     workflow_id: str
@@ -32,6 +34,7 @@ class Submit:
     user_metadata: Mapping[str, Any] = field(default_factory=dict)
     environment: str = ""
     dedicated: bool = False
+    schedule: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +189,7 @@ Operation: TypeAlias = (
     | StartFrom
     | GiveUp
     | AdmitQueued
+    | ScheduleOperation
 )
 
 
@@ -211,7 +215,7 @@ class Elsewhere:
     executor: str
 
 
-Outcome: TypeAlias = Accepted | Elsewhere | Exception
+Outcome: TypeAlias = Accepted | Elsewhere | ScheduleKept | Exception
 
 
 @dataclass(slots=True, kw_only=True)
@@ -228,6 +232,9 @@ class Batch:
         put_away: Numbers of workflows that only wait, and left memory.
         elsewhere: (executor, number) of workflows that another executor has to take up.
         sources: Outside sources that somebody waits for, and nobody did before.
+        cancel_elsewhere: (executor, id) of workflows that another executor has to cancel.
+        scheduled: Ids of workflows that a schedule has started.
+        dropped_groups: Groups of blobs that can go: those of schedules.
         earliest_due_unix_s: The earliest timer set, for the alarm.
     """
 
@@ -240,4 +247,7 @@ class Batch:
     put_away: list[int] = field(default_factory=list)
     elsewhere: list[tuple[str, int]] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
+    cancel_elsewhere: list[tuple[str, str]] = field(default_factory=list)
+    scheduled: list[str] = field(default_factory=list)
+    dropped_groups: list[str] = field(default_factory=list)
     earliest_due_unix_s: float | None = None

@@ -172,6 +172,32 @@ class WorkflowDefectError(WorkflowError):
         )
 
 
+class ScheduleNotFoundError(WorkflowError, ValueError):
+    """There is no schedule of this name."""
+
+    def __init__(self, name: str, store_url: str = "") -> None:
+        super().__init__(name, store_url)
+        self.name, self.store_url = name, store_url
+
+    def __str__(self) -> str:
+        where = f" in {self.store_url}" if self.store_url else ""
+        return f"there is no schedule {self.name!r}{where}. workflow.list_schedules() lists those there are."
+
+
+class ScheduleExistsError(WorkflowError, ValueError):
+    """There is a schedule of this name with another definition. It was left as it is."""
+
+    def __init__(self, name: str, difference: str) -> None:
+        super().__init__(name, difference)
+        self.name, self.difference = name, difference
+
+    def __str__(self) -> str:
+        return (
+            f"there is another schedule {self.name!r} already: {self.difference}. "
+            "Give replace=True to change it, or another name."
+        )
+
+
 class StaleLeaseError(HoldfastError):
     """A write under an old epoch. The writer has been replaced and must stop; nothing was written."""
 

@@ -77,6 +77,33 @@ class BlobStore:
             raise files.file_error(error, url) from error
         return key
 
+    def link_group(self, group: str, other: str) -> None:
+        """Give all blobs of a group to another one too, under the same names. Durable on return.
+
+        Args:
+            group: Where they are.
+            other: Where they are to be as well; made when it is not there.
+
+        Raises:
+            ValueError: A group is not of the form that `write` says.
+            StorageError: It cannot be done.
+
+        Semantics: the content is shared, and each group is deleted without the other losing anything. Safe to
+        repeat.
+        """
+        folder, target = self.root / _checked("group", group), self.root / _checked("group", other)
+        url = f"{self.url}/{other}"
+        try:
+            target.mkdir(exist_ok=True)
+            for key in self.keys(group):
+                name = key.partition("/")[2]
+                if not (target / name).exists():
+                    os.link(folder / name, target / name)
+            files.flush_folder(target)
+            files.flush_folder(self.root)
+        except OSError as error:
+            raise files.file_error(error, url) from error
+
     def read(self, key: str) -> Payload:
         """Map a blob.
 

@@ -10,7 +10,7 @@ as hashes, so that a key's length is bounded.
     s <status> <seq>              status index
     f <status> 0 <end> <seq>      workflows that have ended, by when
     z <seq>                       a workflow that was removed, whose rows are going: the folder of its blobs
-    b <nonce>                     -> seq: whose blobs lie in the folder of that name
+    b <nonce>                     -> seq: whose blobs lie in the folder of that name; empty for a schedule's
     j <nonce>                     a submission whose workflow was deleted while the platform was up: when
     l <seq>                       lease: epoch, executor
     a <executor> 0 <seq>          workflows that an executor holds in memory
@@ -25,6 +25,9 @@ as hashes, so that a key's length is bounded.
     x <seq> <hash of dedupe id>   -> number of the event, then the mark of the request that brought it
     r <hash of nonce>             answer of a request that may be repeated: workflow, status, when
     q <number>                    -> seq: workflows waiting for a place
+    H <hash of name>              schedule: when, where it stands, what its runs are given
+    G <hash of name> <first>      graph of a schedule, in pieces
+    A <time> <hash of name>       when to look at a schedule again
     c <name>                      counters
     m <name>                      settings of the platform
 
@@ -226,6 +229,33 @@ QUEUE = b"q"
 def queued(number: int) -> bytes:
     """A workflow that waits for a place, in order of arrival."""
     return b"q" + pack(number)
+
+
+SCHEDULES = b"H"
+
+
+def schedule(name: str) -> bytes:
+    """A schedule."""
+    return SCHEDULES + _digest(name)
+
+
+def schedule_graph(name: str, first: int | None = None) -> bytes:
+    """A piece of the graph that a schedule runs, by its first task; the prefix of all without `first`."""
+    prefix = b"G" + _digest(name)
+    return prefix if first is None else prefix + pack(first)
+
+
+SCHEDULES_DUE = b"A"
+
+
+def schedule_due(due_unix_s: float, name: str) -> bytes:
+    """When to look at a schedule again."""
+    return SCHEDULES_DUE + pack(due_micros(due_unix_s)) + _digest(name)
+
+
+def read_schedule_due(key: bytes) -> int:
+    """The time of such a row, in microseconds."""
+    return unpack(key[1:9])
 
 
 def counter(name: str) -> bytes:

@@ -26,6 +26,7 @@ class WorkflowRow:
         resumed_by: Mark of the last request that resumed it, for the same reason; empty for none.
         environment: Hash of the runtime environment in the code store; empty for none.
         dedicated: Whether it was submitted to run in an executor of its own.
+        schedule: Name of the schedule that it is a run of; empty for none.
         queue_number: Its place in the queue, while PENDING.
         events_from: Number of the last event of all outside sources when it was submitted: it reads those after it.
         output: The value; None unless SUCCESSFUL.
@@ -44,6 +45,7 @@ class WorkflowRow:
     resumed_by: str = ""
     environment: str = ""
     dedicated: bool = False
+    schedule: str = ""
     queue_number: int | None = None
     events_from: int = 0
     output: Value | None = None

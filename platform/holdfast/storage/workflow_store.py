@@ -237,6 +237,8 @@ def _encode_workflow(row: WorkflowRow) -> bytes:
         header["events_from"] = row.events_from
     if row.dedicated:
         header["dedicated"] = True
+    if row.schedule:
+        header["schedule"] = row.schedule
     if row.output is not None:
         header["output"] = value_entry(row.output, frame, elsewhere=row.output_origin)
     if row.error is not None:
@@ -260,6 +262,7 @@ def _decode_workflow(seq: int, raw: bytes) -> WorkflowRow:
         resumed_by=header["resumed_by"],
         environment=header["environment"],
         dedicated=header.get("dedicated", False),
+        schedule=header.get("schedule", ""),
         queue_number=header["queue"],
         events_from=header.get("events_from", 0),
         output=output,

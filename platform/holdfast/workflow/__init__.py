@@ -41,6 +41,15 @@ from holdfast.workflow.outside_sources import (
     show_dead_letter,
 )
 from holdfast.workflow.platform import platform_status, shutdown
+from holdfast.workflow.schedules import (
+    delete_schedule,
+    describe_schedule,
+    list_schedules,
+    pause_schedule,
+    resume_schedule,
+    schedule,
+    trigger_schedule,
+)
 from holdfast.workflow.step_api import step
 from holdfast.workflow.subscriptions import (
     EventSubscription,
@@ -83,6 +92,8 @@ __all__ = [
     "delete",
     "delete_dead_letter",
     "delete_event_subscription",
+    "delete_schedule",
+    "describe_schedule",
     "event_sources",
     "exceptions",
     "get_metadata",
@@ -92,21 +103,26 @@ __all__ = [
     "init",
     "list_all",
     "list_event_subscriptions",
+    "list_schedules",
     "on_event",
     "options",
+    "pause_schedule",
     "platform_status",
     "replay_dead_letter",
     "resume",
     "resume_all",
     "resume_async",
+    "resume_schedule",
     "run",
     "run_async",
+    "schedule",
     "send_event",
     "show_dead_letter",
     "shutdown",
     "sleep",
     "step",
     "submit",
+    "trigger_schedule",
     "wait",
     "wait_for_event",
 ]

@@ -12,24 +12,31 @@ from typing import Any
 from ray.exceptions import RayTaskError
 
 from holdfast.engine.transitions import WorkflowStatus
-from holdfast.workflow import api, subscriptions
+from holdfast.workflow import api, schedules, subscriptions
 
 __all__ = [
     "cancel",
     "delete",
     "delete_event_subscription",
+    "delete_schedule",
+    "describe_schedule",
     "get_metadata",
     "get_output",
     "get_status",
     "list_all",
     "list_event_subscriptions",
+    "list_schedules",
     "on_event",
+    "pause_schedule",
     "resume",
     "resume_all",
+    "resume_schedule",
     "run",
     "run_async",
+    "schedule",
     "send_event",
     "submit",
+    "trigger_schedule",
 ]
 
 
@@ -112,6 +119,41 @@ async def list_event_subscriptions() -> list[subscriptions.EventSubscription]:
 async def delete_event_subscription(name: str) -> None:
     """As `workflow.delete_event_subscription`."""
     await asyncio.to_thread(subscriptions.delete_event_subscription, name)
+
+
+async def schedule(name: str, dag: Any, *args: Any, **options: Any) -> None:
+    """As `workflow.schedule`."""
+    await asyncio.to_thread(schedules.schedule, name, dag, *args, **options)
+
+
+async def list_schedules() -> list[dict[str, Any]]:
+    """As `workflow.list_schedules`."""
+    return await asyncio.to_thread(schedules.list_schedules)
+
+
+async def describe_schedule(name: str) -> dict[str, Any]:
+    """As `workflow.describe_schedule`."""
+    return await asyncio.to_thread(schedules.describe_schedule, name)
+
+
+async def pause_schedule(name: str) -> None:
+    """As `workflow.pause_schedule`."""
+    await asyncio.to_thread(schedules.pause_schedule, name)
+
+
+async def resume_schedule(name: str) -> None:
+    """As `workflow.resume_schedule`."""
+    await asyncio.to_thread(schedules.resume_schedule, name)
+
+
+async def trigger_schedule(name: str) -> str | None:
+    """As `workflow.trigger_schedule`."""
+    return await asyncio.to_thread(schedules.trigger_schedule, name)
+
+
+async def delete_schedule(name: str) -> None:
+    """As `workflow.delete_schedule`."""
+    await asyncio.to_thread(schedules.delete_schedule, name)
 
 
 async def _value(reference: Any) -> Any:

@@ -86,7 +86,7 @@ def run(
 
     Semantics: API.md, `run`. An id that FAILED or is RESUMABLE is resumed, whatever `dag` is given.
     """
-    request = _request(dag, args, kwargs, workflow_id, metadata, dedicated_executor)
+    request = submit_request(dag, args, kwargs, workflow_id, metadata, dedicated_executor)
     return _value(_asking(request.workflow_id, "run", request))
 
 
@@ -118,8 +118,8 @@ def run_async(
     Semantics: when this returns the workflow is durable. The reference is a call that Ray keeps open until the
     workflow ends; `submit` does without.
     """
-    request = _request(dag, args, kwargs, workflow_id, metadata, dedicated_executor)
-    started = _with_platform(lambda platform: platform.start(request))
+    request = submit_request(dag, args, kwargs, workflow_id, metadata, dedicated_executor)
+    started = with_platform(lambda platform: platform.start(request))
     if started is not None:
         return started
     _accepted(_asking(request.workflow_id, "submit", request))
@@ -154,7 +154,7 @@ def submit(
     keeps open until the workflow ends: some 90 KiB over both processes. For a hundred thousand workflows that
     sleep use this.
     """
-    request = _request(dag, args, kwargs, workflow_id, metadata, dedicated_executor)
+    request = submit_request(dag, args, kwargs, workflow_id, metadata, dedicated_executor)
     _accepted(_asking(request.workflow_id, "submit", request))
     return request.workflow_id
 
@@ -239,7 +239,7 @@ def get_output_async(workflow_id: str, *, task_id: str | None = None, name: str 
     Semantics: the errors of `get_output` are raised when the reference is read.
     """
     check_workflow_id(workflow_id)
-    return _with_platform(
+    return with_platform(
         lambda platform: platform.executor_for(workflow_id).output.remote(workflow_id, task_id or name, False)
     )
 
@@ -445,7 +445,7 @@ def check_metadata(metadata: Any) -> dict[str, Any]:
     return checked
 
 
-def _request(
+def submit_request(
     dag: Any,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
@@ -453,6 +453,11 @@ def _request(
     metadata: dict[str, Any] | None,
     dedicated: bool,
 ) -> SubmitRequest:
+    """What a user gives to `run`, checked and in a form that can be stored.
+
+    Raises:
+        As `run` at the call.
+    """
     if not is_task(dag):
         build(dag)  # raises, and says why
     checked_id = uuid.uuid4().hex if workflow_id is None else check_workflow_id(workflow_id)
@@ -476,7 +481,8 @@ def _request(
     )
 
 
-def _with_platform(call: Callable[[Platform], _T]) -> _T:
+def with_platform(call: Callable[[Platform], _T]) -> _T:
+    """Ask the platform; the new one, when the one that was known is gone."""
     try:
         return call(get_platform())
     except (RayActorError, ValueError) as error:
@@ -492,7 +498,7 @@ def _management() -> Any:
 
 
 def _asking(workflow_id: str, method: str, *arguments: Any) -> Any:
-    return _with_platform(lambda platform: platform.ask(workflow_id, method, *arguments))
+    return with_platform(lambda platform: platform.ask(workflow_id, method, *arguments))
 
 
 def _accepted(outcome: Any) -> Accepted:
@@ -503,7 +509,7 @@ def _accepted(outcome: Any) -> Accepted:
 
 
 def _reference(workflow_id: str) -> ray.ObjectRef[Any]:
-    return _with_platform(lambda platform: platform.executor_for(workflow_id).output.remote(workflow_id))
+    return with_platform(lambda platform: platform.executor_for(workflow_id).output.remote(workflow_id))
 
 
 def _value(answer: Any) -> Any:

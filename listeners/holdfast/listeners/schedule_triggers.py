@@ -1,0 +1,256 @@
+"""When a schedule is due: cron texts, intervals and dates, in time zones.
+
+APScheduler's triggers compute the times. Nothing of them is kept: a time is a function of the definition and of the
+time before it, so it is the same in every process and after every restart. Nothing here waits, or reads a clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from datetime import timezone as fixed_zone
+from functools import lru_cache
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from apscheduler.triggers.combining import OrTrigger
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+_SHORTEST_S = 0.1
+_LONGEST_S = 1e9
+_LATEST = datetime(9999, 1, 1, tzinfo=fixed_zone.utc).timestamp()
+_LOOK_AHEAD = tuple(timedelta(seconds=seconds) for seconds in (1e-6, 1e-3, 1, 60, 3600, 86_400))
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_NICKNAMES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """When a schedule is due. Make one by `Timing.of`.
+
+    Attributes:
+        cron: Five fields: minute, hour, day of month, month, day of week. Empty when it is another kind.
+        every_s: Seconds between two times; None when it is another kind.
+        anchor_unix_s: What intervals are counted from; the first time is one interval later.
+        at_unix_s: The one time there is; None when it is another kind.
+        timezone: Name of the time zone in which `cron` is read.
+    """
+
+    cron: str = ""
+    every_s: float | None = None
+    anchor_unix_s: float | None = None
+    at_unix_s: float | None = None
+    timezone: str = "UTC"
+
+    @staticmethod
+    def of(*, cron: Any = None, every_s: Any = None, at: Any = None, timezone: Any = "UTC") -> Timing:
+        """Check what a user gives, exactly one of `cron`, `every_s` and `at`.
+
+        Args:
+            cron: Five fields as cron reads them, weekday 0 and 7 being Sunday, or a nickname such as `@daily`.
+            every_s: Seconds, 0.1 to 1e9.
+            at: A `datetime` with a time zone, or seconds since the epoch.
+            timezone: A name such as "Europe/Berlin", for `cron`.
+
+        Raises:
+            TypeError, ValueError: Names the value and the fix.
+        """
+        given = {name: value for name, value in (("cron", cron), ("every_s", every_s), ("at", at)) if value is not None}
+        if len(given) != 1:
+            said = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "none of them"
+            raise ValueError(f"give exactly one of cron=, every_s= and at= for a schedule, not {said}")
+        zone = _checked_zone(timezone)
+        if cron is not None:
+            timing = Timing(cron=_checked_cron(cron), timezone=zone)
+            if timing.next_after(0.0) is None:
+                raise ValueError(f"cron={cron!r} never comes due: there is no such day in any month")
+            return timing
+        if every_s is not None:
+            return Timing(every_s=_checked_interval(every_s), timezone=zone)
+        return Timing(at_unix_s=_checked_time(at), timezone=zone)
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> Timing:
+        """The timing that `to_json` made this of."""
+        return Timing(**stored)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is stored."""
+        return {
+            "cron": self.cron,
+            "every_s": self.every_s,
+            "anchor_unix_s": self.anchor_unix_s,
+            "at_unix_s": self.at_unix_s,
+            "timezone": self.timezone,
+        }
+
+    def anchored(self, unix_s: float) -> Timing:
+        """The same, its intervals counted from this time, or from the next second when they are whole seconds."""
+        if self.every_s is None:
+            return self
+        return replace(self, anchor_unix_s=math.ceil(unix_s) if self.every_s.is_integer() else unix_s)
+
+    def same_as(self, other: Timing) -> bool:
+        """Whether the user gave the same, whatever intervals are counted from."""
+        return replace(self, anchor_unix_s=None) == replace(other, anchor_unix_s=None)
+
+    def next_after(self, unix_s: float) -> float | None:
+        """The first time after a time, in seconds since the epoch; None when there is none.
+
+        Semantics: a cron time that the clocks leave out comes as much later as they jump, a cron time that they go
+        through twice comes twice.
+        """
+        if self.at_unix_s is not None:
+            # No detour by a calendar: it rounds to microseconds.
+            return self.at_unix_s if self.at_unix_s > unix_s else None
+        moment = datetime.fromtimestamp(max(unix_s, 0.0), fixed_zone.utc)
+        # A time of day can be a moment that has just passed, where the clocks change: look on a little later.
+        for ahead in _LOOK_AHEAD:
+            found = _trigger(self).get_next_fire_time(None, moment + ahead)
+            if found is None:
+                return None
+            due: float = found.timestamp()
+            if due > unix_s:
+                return due
+        raise ValueError(f"{self} has no time after {moment.isoformat()} that can be computed")
+
+    def in_zone(self, unix_s: float) -> datetime:
+        """A time as a `datetime` in the time zone."""
+        return datetime.fromtimestamp(unix_s, _zone(self.timezone))
+
+    def __str__(self) -> str:
+        if self.cron:
+            return f"cron {self.cron!r} in {self.timezone}"
+        if self.every_s is not None:
+            return f"every {self.every_s:g} s"
+        assert self.at_unix_s is not None
+        return f"at {self.in_zone(self.at_unix_s).isoformat()}"
+
+
+@lru_cache(maxsize=1024)
+def _trigger(timing: Timing) -> Any:
+    if timing.cron:
+        return _cron_trigger(timing.cron, _zone(timing.timezone))
+    assert timing.every_s is not None
+    begin = 0.0 if timing.anchor_unix_s is None else timing.anchor_unix_s
+    first = datetime.fromtimestamp(begin, fixed_zone.utc) + timedelta(seconds=timing.every_s)
+    return IntervalTrigger(seconds=timing.every_s, start_date=first, timezone=fixed_zone.utc)
+
+
+def _cron_trigger(text: str, zone: Any) -> Any:
+    minute, hour, day, month, weekday = text.split()
+    weekdays = _weekday_names(weekday)
+
+    def trigger(day: str, day_of_week: str) -> CronTrigger:
+        return CronTrigger(
+            minute=minute, hour=hour, day=day, month=month, day_of_week=day_of_week, second="0", timezone=zone
+        )
+
+    if day.startswith("*") or weekday.startswith("*"):
+        return trigger(day, weekdays)
+    # As cron has it: with both given, either will do. APScheduler would want both.
+    return OrTrigger([trigger(day, "*"), trigger("*", weekdays)])
+
+
+def _weekday_names(field: str) -> str:
+    """Days of the week by name: cron counts them from Sunday, APScheduler from Monday."""
+    if field == "*":
+        return field
+    days: set[int] = set()
+    for part in field.lower().split(","):
+        days_of, _, step = part.partition("/")
+        first, _, last = days_of.partition("-")
+        if days_of == "*":
+            begin, end = 0, 6
+        else:
+            begin = _weekday(first)
+            end = _weekday(last) if last else (6 if step else begin)
+        if end < begin:
+            # "fri-sun": Sunday is the seventh day too.
+            end += 7
+        width = int(step) if step else 1
+        if width < 1 or (last and not first):
+            raise ValueError(f"a step of {step!r}")
+        days |= {day % 7 for day in range(begin, end + 1, width)}
+    return ",".join(_WEEKDAYS[day] for day in sorted(days))
+
+
+def _weekday(text: str) -> int:
+    if text in _WEEKDAYS:
+        return _WEEKDAYS.index(text)
+    number = int(text)
+    if not 0 <= number <= 7:
+        raise ValueError(f"a weekday {number}")
+    return number
+
+
+def _checked_cron(text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"cron must be a text such as '30 2 * * *', not {text!r}")
+    plain = " ".join(_NICKNAMES.get(text.strip().lower(), text).lower().split())
+    problem = ""
+    if len(plain.split(" ")) != 5:
+        problem = f"it has {len(plain.split())} fields"
+    else:
+        try:
+            _cron_trigger(plain, fixed_zone.utc)
+        except ValueError as error:
+            problem = str(error)
+    if problem:
+        raise ValueError(
+            f"cron={text!r} cannot be read ({problem}): give minute, hour, day of month, month and day of week, "
+            "such as '30 2 * * mon-fri'"
+        )
+    return plain
+
+
+def _checked_interval(every_s: Any) -> float:
+    if isinstance(every_s, bool) or not isinstance(every_s, int | float):
+        raise TypeError(f"every_s must be a number of seconds, not {every_s!r}")
+    if not _SHORTEST_S <= every_s <= _LONGEST_S:
+        raise ValueError(f"every_s must be {_SHORTEST_S:g} to {_LONGEST_S:g} seconds, not {every_s!r}")
+    return float(every_s)
+
+
+def _checked_time(at: Any) -> float:
+    if isinstance(at, datetime):
+        if at.tzinfo is None or at.utcoffset() is None:
+            raise ValueError(
+                f"at={at!r} has no time zone, so it is no point in time: "
+                "use at.replace(tzinfo=zoneinfo.ZoneInfo('Europe/Berlin')), or datetime.timezone.utc"
+            )
+        return at.timestamp()
+    if isinstance(at, bool) or not isinstance(at, int | float):
+        raise TypeError(f"at must be a datetime with a time zone, or seconds since the epoch, not {at!r}")
+    if not math.isfinite(at) or not 0 <= at < _LATEST:
+        raise ValueError(f"at={at!r} is not a number of seconds since the epoch that a calendar knows")
+    return float(at)
+
+
+def _checked_zone(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"timezone must be a name such as 'Europe/Berlin', not {name!r}")
+    try:
+        _zone(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(
+            f"timezone={name!r} is not known here: give a name of the IANA database such as 'Europe/Berlin' or 'UTC' "
+            "(a machine without the database needs the package tzdata)"
+        ) from error
+    return name
+
+
+@lru_cache(maxsize=256)
+def _zone(name: str) -> Any:
+    return fixed_zone.utc if name == "UTC" else ZoneInfo(name)
