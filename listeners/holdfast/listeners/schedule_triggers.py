@@ -170,17 +170,17 @@ def _weekday_names(field: str) -> str:
     days: set[int] = set()
     for part in field.lower().split(","):
         days_of, _, step = part.partition("/")
-        first, _, last = days_of.partition("-")
+        first, dash, last = days_of.partition("-")
         if days_of == "*":
             begin, end = 0, 6
         else:
             begin = _weekday(first)
-            end = _weekday(last) if last else (6 if step else begin)
+            end = _weekday(last) if dash else (6 if step else begin)
         if end < begin:
             # "fri-sun": Sunday is the seventh day too.
             end += 7
         width = int(step) if step else 1
-        if width < 1 or (last and not first):
+        if width < 1:
             raise ValueError(f"a step of {step!r}")
         days |= {day % 7 for day in range(begin, end + 1, width)}
     return ",".join(_WEEKDAYS[day] for day in sorted(days))
