@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -53,7 +53,7 @@ def test_every_half_hour_stays_every_half_hour_where_the_clocks_change() -> None
     timing = Timing.of(cron="*/30 * * * *", timezone=BERLIN)
     for day in (utc(2026, 10, 24, 22), utc(2027, 3, 27, 22)):
         found = [datetime.fromisoformat(one) for one in times(timing, day, 12)]
-        assert {(later - earlier).total_seconds() for earlier, later in zip(found, found[1:], strict=False)} == {1800.0}
+        assert {(later - earlier).total_seconds() for earlier, later in pairwise(found)} == {1800.0}
 
 
 @pytest.mark.parametrize(

@@ -106,9 +106,15 @@ def test_what_was_missed_is_run_each_or_once(coalesce: bool, expected: list[floa
 
 
 def test_what_is_longer_ago_than_the_catch_up_is_missed_and_said() -> None:
-    schedule, commands = play(new(Overlap.ALLOW, catch_up_s=15.0), 105.0, ClockRead())
+    schedule, commands = play(new(Overlap.ALLOW, catch_up_s=14.0), 105.0, ClockRead())
     assert started(commands) == [100.0]
-    assert schedule.missed_until_unix_s == 90.0
+    assert schedule.missed_until_unix_s == 91.0
+
+
+def test_what_is_just_as_long_ago_as_the_catch_up_is_run() -> None:
+    schedule, commands = play(new(Overlap.ALLOW, catch_up_s=15.0), 105.0 + 10.0, ClockRead())
+    assert started(commands) == [100.0, 110.0]
+    assert schedule.missed_until_unix_s == 100.0
 
 
 def test_one_time_of_very_many_is_found_without_walking_through_all() -> None:
@@ -172,7 +178,7 @@ def test_replace_waits_for_the_end_of_what_it_cannot_cancel_at_once() -> None:
     schedule, command = after(schedule, 20.0, ClockRead())
     assert command == CancelRun(workflow_id="w10")
     # Somebody has to look again: the message may be lost.
-    assert schedule.wake_unix_s == 20.0
+    assert schedule.wake_unix_s == 0.0
     assert after(schedule, 21.0, ClockRead())[1] == CancelRun(workflow_id="w10")
     assert after(schedule, 22.0, RunEnded(workflow_id="w10"))[1] == StartRun(run=DueRun(due_unix_s=20.0))
 
@@ -186,8 +192,9 @@ def test_of_several_times_that_replace_each_other_only_the_last_is_run() -> None
 def test_what_finds_no_place_stays_due() -> None:
     schedule, command = after(new(), 10.0, ClockRead(), RunRefused())
     assert command is None
-    assert schedule.wake_unix_s == 10.0
-    assert after(schedule, 11.0, ClockRead())[1] == StartRun(run=DueRun(due_unix_s=10.0))
+    assert schedule.wake_unix_s == 0.0
+    # Also when the clock was set back meanwhile.
+    assert after(schedule, 5.0, ClockRead())[1] == StartRun(run=DueRun(due_unix_s=10.0))
 
 
 def test_times_pass_while_it_is_paused() -> None:

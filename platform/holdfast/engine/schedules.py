@@ -19,6 +19,8 @@ from typing import TypeAlias
 NextAfter: TypeAlias = Callable[[float], "float | None"]
 """The first time of a schedule after a time, both in seconds since the epoch; None when there is none."""
 
+_MICROSECOND = 1e-6
+
 MOST_AT_ONCE = 100
 """Due times that one look at the clock takes in; the next look takes more."""
 
@@ -92,10 +94,10 @@ class Schedule:
 
     @property
     def wake_unix_s(self) -> float | None:
-        """When to look at the clock again; None for not before something else happens."""
-        ready = self.ready
-        if ready is not None and (not self.running or self.overlap is Overlap.REPLACE):
-            return ready.due_unix_s
+        """When to look again; 0.0 for now, None for not before something else happens."""
+        if self.ready is not None and (not self.running or self.overlap is Overlap.REPLACE):
+            # Not its due time: it was due, wherever the clock has been set meanwhile.
+            return 0.0
         return None if self.paused else self.next_due_unix_s
 
     def has_work(self, now_unix_s: float) -> bool:
@@ -287,7 +289,8 @@ def _take_due(schedule: Schedule, now_unix_s: float, next_after: NextAfter) -> S
     oldest_unix_s = now_unix_s - schedule.catch_up_s
     if due < oldest_unix_s:
         schedule = replace(schedule, missed_until_unix_s=oldest_unix_s)
-        due = _later(next_after, oldest_unix_s)
+        # From just before it: a time that is as long ago as allowed is not missed.
+        due = _later(next_after, max(due, oldest_unix_s - _MICROSECOND))
     if schedule.coalesce and due is not None and due <= now_unix_s:
         due = _last_until(due, now_unix_s, next_after)
     taken = 0

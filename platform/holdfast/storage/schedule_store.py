@@ -7,7 +7,7 @@ with the schedule they belong to, so that there is one for each schedule that ha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from holdfast.engine.graph import Graph, NodeSpec
@@ -146,7 +146,8 @@ def _encode(row: ScheduleRow) -> bytes:
     header: dict[str, Any] = {"name": schedule.name, "timing": row.timing, "created": row.created_unix_s}
     header |= {"overlap": schedule.overlap.value, "catch_up_s": schedule.catch_up_s, "coalesce": schedule.coalesce}
     header |= {"next": schedule.next_due_unix_s, "paused": schedule.paused, "running": schedule.running}
-    header |= {"waiting": [asdict(run) for run in schedule.waiting], "past": [asdict(run) for run in schedule.past]}
+    header["waiting"] = [(run.due_unix_s, run.asked) for run in schedule.waiting]
+    header["past"] = [(run.due_unix_s, run.workflow_id, run.asked) for run in schedule.past]
     header |= {"skipped": schedule.skipped, "missed_until": schedule.missed_until_unix_s}
     header |= {"nonce": row.nonce, "digest": row.digest, "has_blobs": row.has_blobs}
     header |= {"metadata": row.user_metadata, "environment": row.environment}
@@ -163,9 +164,9 @@ def _decode(raw: bytes) -> ScheduleRow:
             coalesce=header["coalesce"],
             next_due_unix_s=header["next"],
             paused=header["paused"],
-            waiting=tuple(DueRun(**run) for run in header["waiting"]),
+            waiting=tuple(DueRun(due_unix_s=due, asked=asked) for due, asked in header["waiting"]),
             running=tuple(header["running"]),
-            past=tuple(PastRun(**run) for run in header["past"]),
+            past=tuple(PastRun(due_unix_s=due, workflow_id=run, asked=asked) for due, run, asked in header["past"]),
             skipped=header["skipped"],
             missed_until_unix_s=header["missed_until"],
         ),
