@@ -258,3 +258,34 @@ def test_a_group_deleted_while_it_is_written_fails_the_write(
     with pytest.raises(StorageError, match="removed while it was used"):
         blobs.write("a0", Payload(b"value"))
     assert files_below(blobs.root) == []
+
+
+class TestLinkedGroups:
+    def test_a_group_that_shares_another_ones_blobs_survives_it(self, tmp_path: Path) -> None:
+        blobs = BlobStore(tmp_path)
+        value = np.arange(1000)
+        blobs.write("aa", pickled(value), name="11")
+        blobs.link_group("aa", "bb")
+        assert blobs.keys("bb") == ["bb/11"]
+        assert os.path.samefile(tmp_path / "aa" / "11", tmp_path / "bb" / "11")
+        assert blobs.delete_group("aa")
+        np.testing.assert_array_equal(unpickled(blobs.read("bb/11")), value)
+
+    def test_linking_again_adds_what_is_new_and_keeps_what_is_there(self, tmp_path: Path) -> None:
+        blobs = BlobStore(tmp_path)
+        blobs.write("aa", pickled(1), name="11")
+        blobs.link_group("aa", "bb")
+        blobs.write("bb", pickled(2), name="22")
+        blobs.write("aa", pickled(3), name="33")
+        blobs.link_group("aa", "bb")
+        assert blobs.keys("bb") == ["bb/11", "bb/22", "bb/33"]
+        assert [unpickled(blobs.read(key)) for key in blobs.keys("bb")] == [1, 2, 3]
+
+    def test_the_blobs_of_an_unknown_group_are_none(self, tmp_path: Path) -> None:
+        blobs = BlobStore(tmp_path)
+        blobs.link_group("aa", "bb")
+        assert blobs.keys("bb") == []
+
+    def test_a_group_is_no_path(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="group"):
+            BlobStore(tmp_path).link_group("aa", "../bb")

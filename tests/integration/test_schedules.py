@@ -249,7 +249,7 @@ def test_a_schedule_that_is_not_there_is_said_by_name() -> None:
         workflow.trigger_schedule,
         workflow.delete_schedule,
     ):
-        with pytest.raises(ScheduleNotFoundError, match="no schedule 'nobody'.*list_schedules"):
+        with pytest.raises(ScheduleNotFoundError, match=r"no schedule 'nobody'.*list_schedules"):
             ask("nobody")
 
 

@@ -245,7 +245,8 @@ class Schedules:
         next_after = Timing.from_json(row.timing).next_after
         schedule = row.schedule
         started = 0
-        signals = [*self._news_of_runs(schedule), signal]
+        asked = isinstance(signal, TriggerRequested) or schedule.has_work(self._now)
+        signals = [*(self._news_of_runs(schedule) if asked else ()), signal]
         while signals:
             schedule, command = apply(schedule, signals.pop(0), self._now, next_after)
             match command:
@@ -270,8 +271,6 @@ class Schedules:
 
     def _news_of_runs(self, schedule: Schedule) -> list[ScheduleSignal]:
         """What has become of runs that would hold the next one up: told by their own rows."""
-        if not schedule.has_work(self._now):
-            return []
         news: list[ScheduleSignal] = []
         for workflow_id in schedule.running:
             workflow = store.find(self._txn, workflow_id)
