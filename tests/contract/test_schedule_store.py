@@ -11,7 +11,7 @@ import pytest
 from holdfast.engine.graph import Graph, NodeSpec
 from holdfast.engine.schedules import DueRun, Overlap, PastRun, Schedule
 from holdfast.listeners.schedule_triggers import Timing
-from holdfast.storage import schedule_store
+from holdfast.storage import schedule_store, workflow_store
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.garbage import collect_garbage
 from holdfast.storage.interface import KeyValueStore
@@ -124,6 +124,9 @@ def test_nothing_is_left_of_a_schedule_that_was_deleted(store: KeyValueStore, wa
     with store.write() as txn:
         schedule_store.wake_waiting(txn)
         schedule_store.delete(txn, row)
+        # What remains is that the request is known, until nobody can send it again.
+        assert workflow_store.was_deleted(txn, row.nonce)
+        workflow_store.forget_deleted(txn)
     assert keys(store) == []
 
 

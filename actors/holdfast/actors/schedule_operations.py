@@ -140,6 +140,9 @@ class Schedules:
     # -- definitions ---------------------------------------------------------------------------------------------
 
     def _keep(self, keep: KeepSchedule) -> ScheduleKept:
+        if store.was_deleted(self._txn, keep.nonce):
+            # Ray repeats a call whose executor died: what it had done was deleted or changed since.
+            return ScheduleKept(fresh=False)
         known = schedule_store.load(self._txn, keep.name)
         try:
             Run.create(keep.name, keep.graph, self._now)

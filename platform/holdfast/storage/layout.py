@@ -11,7 +11,7 @@ as hashes, so that a key's length is bounded.
     f <status> 0 <end> <seq>      workflows that have ended, by when
     z <seq>                       a workflow that was removed, whose rows are going: the folder of its blobs
     b <nonce>                     -> seq: whose blobs lie in the folder of that name; empty for a schedule's
-    j <nonce>                     a submission whose workflow was deleted while the platform was up: when
+    j <nonce>                     a submission whose workflow or schedule was deleted while the platform was up: when
     l <seq>                       lease: epoch, executor
     a <executor> 0 <seq>          workflows that an executor holds in memory
     g <seq> <first task>          graph, in pieces

@@ -65,7 +65,7 @@ def save(txn: WriteTransaction, row: ScheduleRow, *, was: ScheduleRow | None) ->
         # Whoever looks for blobs that belong to nobody finds that these do.
         txn.put(layout.blob_group(row.nonce), b"")
         if was is not None:
-            txn.delete(layout.blob_group(was.nonce))
+            _drop_definition(txn, was)
     txn.put(layout.schedule(name), _encode(row))
 
 
@@ -96,9 +96,15 @@ def delete(txn: WriteTransaction, row: ScheduleRow) -> None:
     """Remove every row of a schedule. Its blobs are the caller's to remove, afterwards."""
     name = row.schedule.name
     _leave_index(txn, row)
-    txn.delete(layout.blob_group(row.nonce))
+    _drop_definition(txn, row)
     txn.delete_prefix(layout.schedule_graph(name))
     txn.delete(layout.schedule(name))
+
+
+def _drop_definition(txn: WriteTransaction, row: ScheduleRow) -> None:
+    txn.delete(layout.blob_group(row.nonce))
+    # As for a submission whose workflow was deleted: the request may be sent again.
+    txn.put(layout.deleted(row.nonce), b"")
 
 
 def _leave_index(txn: WriteTransaction, row: ScheduleRow | None) -> None:
