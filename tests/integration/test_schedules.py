@@ -166,6 +166,21 @@ def test_what_a_task_of_a_run_returns_may_be_more_work(wid: str) -> None:
     assert workflow.get_output(run) == "child"
 
 
+def test_a_workflow_of_the_step_api_can_be_scheduled(wid: str) -> None:
+    @workflow.step
+    def one() -> int:
+        return 1
+
+    @workflow.step
+    def add(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    workflow.schedule(wid, add.step([one.step(), one.step()]), cron=NIGHTLY)
+    run = workflow.trigger_schedule(wid)
+    assert run is not None
+    assert workflow.get_output(run) == 2
+
+
 def test_an_id_that_is_taken_does_not_stop_a_run(tmp_path: Path, wid: str) -> None:
     at = datetime(2026, 1, 1, tzinfo=timezone.utc)
     taken = f"{wid}-2026-01-01T00:00:00Z"

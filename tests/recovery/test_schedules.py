@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from holdfast import workflow
+from holdfast.actors import names
 from tests.recovery.processes import replaced, the_one, until
 
 
@@ -22,6 +23,15 @@ def nothing() -> None:
 
 @ray.remote(num_cpus=0)
 def until_there(begun: str, gate: str) -> str:
+    Path(begun).touch()
+    until(lambda: Path(gate).exists(), "the gate is opened")
+    return "through"
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def when_mended(mended: str, begun: str, gate: str) -> str:
+    if not Path(mended).exists():
+        raise RuntimeError("to be mended")
     Path(begun).touch()
     until(lambda: Path(gate).exists(), "the gate is opened")
     return "through"
@@ -116,6 +126,32 @@ class TestRestarts:
             gate.touch()
             until(lambda: len(workflow.list_all()) == 2, "the run is there")
             assert workflow.get_output(run) is None
+        finally:
+            workflow.shutdown()
+
+
+class TestSeveralExecutors:
+    def test_a_run_that_another_executor_drives_is_replaced(self, local_ray: None, tmp_path: Path) -> None:
+        workflow.init(str(tmp_path / "storage"), executors=2)
+        try:
+            mended, begun, gate = (str(tmp_path / name) for name in ("mended", "begun", "gate"))
+            workflow.schedule("s", when_mended.bind(mended, begun, gate), cron="0 0 1 1 *", overlap="replace")
+            pool = [names.executor_name(number) for number in range(2)]
+            run = str(workflow.trigger_schedule("s"))
+            while names.executor_for(run, pool) == names.executor_for("s", pool):
+                until(lambda run=run: workflow.get_status(run) == workflow.FAILED, "it fails")  # type: ignore[misc]
+                run = str(workflow.trigger_schedule("s"))
+            until(lambda: workflow.get_status(run) == workflow.FAILED, "it fails")
+            Path(mended).touch()
+            # Whoever resumes asks the executor of the workflow's id: that one drives it from now on.
+            workflow.run_async(nothing.bind(), workflow_id=run)
+            until(Path(begun).exists, "it runs again")
+            last = str(workflow.trigger_schedule("s"))
+            # It starts when the other executor has said that the one before has ended.
+            until(lambda: last in dict(workflow.list_all()), "the next run is there")
+            Path(gate).touch()
+            assert workflow.get_output(last) == "through"
+            assert workflow.get_status(run) == workflow.CANCELED
         finally:
             workflow.shutdown()
 

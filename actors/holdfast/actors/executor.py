@@ -515,7 +515,7 @@ class Executor:
         for group in (*(row.nonce for row in batch.deleted), *batch.dropped_groups):
             self._folder.blobs.delete_group(group)
         for executor, workflow_id in batch.cancel_elsewhere:
-            ray.get_actor(executor, namespace=names.NAMESPACE).cancel.remote(workflow_id)
+            self._cancel_elsewhere(executor, workflow_id)
         for executor, seq in batch.elsewhere:
             if names.is_dedicated(executor):
                 self._launcher.management().keep_executor.remote(executor)
@@ -528,6 +528,13 @@ class Executor:
             sys.stderr.write("\n".join(self._say) + "\n")
             sys.stderr.flush()
             self._say.clear()
+
+    def _cancel_elsewhere(self, executor: str, workflow_id: str) -> None:
+        try:
+            ray.get_actor(executor, namespace=names.NAMESPACE).cancel.remote(workflow_id)
+        except ValueError:
+            # One of a single workflow, not there yet or not any more: the schedule is looked at again.
+            log.info("executor %s is not there to cancel workflow_id=%s", executor, workflow_id)
 
     def _say_task(self, row: WorkflowRow, task_id: str, status: str) -> None:
         self._say.append(f"Task status [{status}]\t[{row.workflow_id}@{task_id}]")

@@ -171,7 +171,7 @@ def trigger_schedule(name: str) -> str | None:
 
 
 def delete_schedule(name: str) -> None:
-    """Forget a schedule. Its runs are workflows like any others: they go on and stay.
+    """Forget a schedule. Its runs are workflows like any others: they go on and stay. What waits for its start is gone.
 
     Raises:
         ScheduleNotFoundError: There is no such schedule.
