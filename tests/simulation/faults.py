@@ -131,7 +131,7 @@ def _accept_stale_epochs(patch: pytest.MonkeyPatch) -> None:
 
 def _no_dedupe(patch: pytest.MonkeyPatch) -> None:
     honest = store.add_event
-    patch.setattr(store, "add_event", lambda txn, seq, stream, value, dedupe_id=None: honest(txn, seq, stream, value))
+    patch.setattr(store, "add_event", lambda txn, seq, stream, value, **_: honest(txn, seq, stream, value))
 
 
 # -- what is loaded ----------------------------------------------------------------------------------------------------
@@ -254,9 +254,9 @@ def _log_passing_splits(patch: pytest.MonkeyPatch) -> None:
 def _keep_places_of_ended(patch: pytest.MonkeyPatch) -> None:
     honest = store.save
 
-    def save(txn: Any, row: WorkflowRow, *, was: WorkflowStatus | None = None) -> None:
+    def save(txn: Any, row: WorkflowRow, *, was: WorkflowRow | None = None) -> None:
         honest(txn, row, was=was)
-        if was is WorkflowStatus.RUNNING and row.status is WorkflowStatus.SUCCESSFUL:
+        if was is not None and was.status is WorkflowStatus.RUNNING and row.status is WorkflowStatus.SUCCESSFUL:
             _count_once_more(txn)
 
     patch.setattr(store, "save", save)
@@ -294,9 +294,9 @@ def _let_the_queue_grow(patch: pytest.MonkeyPatch) -> None:
 
 
 def _serve_the_last_first(patch: pytest.MonkeyPatch) -> None:
-    def last_queued(txn: Any) -> int | None:
+    def last_queued(txn: Any) -> tuple[int, int] | None:
         last = next(txn.scan(layout.QUEUE, reverse=True), None)
-        return None if last is None else layout.unpack(last[1])
+        return None if last is None else (layout.last_part(last[0]), layout.unpack(last[1]))
 
     patch.setattr(store, "first_queued", last_queued)
 

@@ -657,12 +657,14 @@ class ExecutorCore:
         for seq in self._touched:
             held = self.held.get(seq)
             if held is not None and held.run.idle:
+                self.working_on = seq
                 del self.held[seq]
                 store.put_away(txn, seq, self.name)
                 snapshot = held.run.snapshot(saves=self._snapshot_saves)
                 if snapshot is not None:
                     snapshots.save_snapshot(txn, seq, held.epoch, snapshot)
                 self._batch.put_away.append(seq)
+        self.working_on = None
 
     def _change(
         self,
