@@ -200,3 +200,20 @@ def test_other_tasks_run_while_one_sleeps(tmp_path: Path, wid: str) -> None:
 
 def _id_of(name: str, wid: str) -> str:
     return f"{__name__}.{wid}.locals.{name}".replace("-", "_")
+
+
+def test_a_loop_that_sleeps_often_goes_on_and_keeps_its_ids_apart(wid: str) -> None:
+    @ray.remote(num_cpus=0)
+    def nap(left, woken, _):
+        if left == 0:
+            return woken
+        return workflow.continuation(nap.options(**workflow.options(task_id="nap")).bind(left - 1, woken + 1, sleep()))
+
+    def sleep():
+        return workflow.sleep(0.005)
+
+    rounds = 45  # Enough for the last ones to be loaded from a snapshot.
+    first = nap.options(**workflow.options(task_id="nap")).bind(rounds, 0, sleep())
+    assert workflow.run(first, workflow_id=wid) == rounds
+    for task_id in ("nap", f"nap_{rounds}", f"workflow.sleep_{rounds}"):
+        assert workflow.get_metadata(wid, task_id)["task_id"] == task_id
