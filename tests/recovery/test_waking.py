@@ -84,6 +84,18 @@ def test_the_snapshot_goes_with_the_end_of_the_workflow() -> None:
     assert snapshot_bytes(memory, loop.seq) == 0
 
 
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"{}"], ids=repr)
+def test_a_damaged_snapshot_is_none(damaged: bytes) -> None:
+    memory = MemoryStore()
+    loop = Loop(ExecutorCore(memory, "executor"))
+    loop.turn(100)
+    with memory.write() as txn:
+        txn.put(layout.snapshot(loop.seq), damaged)
+    loop.turn(3)
+    loop.wake()
+    assert loop.stop().ended[0].status is WorkflowStatus.SUCCESSFUL
+
+
 def snapshot_bytes(memory: MemoryStore, seq: int) -> int:
     with memory.read() as txn:
         return len(txn.get(layout.snapshot(seq)) or b"")

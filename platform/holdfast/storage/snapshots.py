@@ -9,6 +9,7 @@ removed when a run is taken up.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import orjson
 
@@ -45,7 +46,7 @@ def save_snapshot(txn: WriteTransaction, seq: int, epoch: int, snapshot: Snapsho
 
 
 def load_snapshot(txn: ReadTransaction, seq: int, epoch: int) -> Snapshot | None:
-    """The snapshot to load a run from under a new lease; None when there is none, or records came after it.
+    """The snapshot to load a run from under a new lease; None when none can be relied on.
 
     Args:
         txn: Any.
@@ -55,9 +56,16 @@ def load_snapshot(txn: ReadTransaction, seq: int, epoch: int) -> Snapshot | None
     raw = txn.get(layout.snapshot(seq))
     if raw is None:
         return None
-    entry = orjson.loads(raw)
-    if not _is_good(entry["epoch"], epoch):
+    try:
+        entry = orjson.loads(raw)
+        written_under, snapshot = entry["epoch"], _read(entry)
+    except (ValueError, KeyError, TypeError):
+        # Damaged: the records tell the same, only slower.
         return None
+    return snapshot if _is_good(written_under, epoch) else None
+
+
+def _read(entry: dict[str, Any]) -> Snapshot:
     return Snapshot(
         live=tuple(entry["live"]),
         kept=dict(entry["kept"]),
