@@ -346,9 +346,9 @@ def test_a_flood_is_taken_in_bounded_steps(kafka: RunningKafka, reading: MakeRea
         at.want(topic)
         async with at.at_work():
             await at.until_begun(topic)
-        kafka.produce(topic, [("k", '"' + "x" * 2000 + '"')] * 6000, partition=0)
+        kafka.produce(topic, [("k", '"' + "x" * 1000 + '"')] * 3000, partition=0)
         async with at.at_work():
-            await at.until_events(topic, 6000)
+            await at.until_events(topic, 3000)
         assert max(sum(told.accepted.values()) for told in at.told) <= 500
 
     play(scenario)
