@@ -216,10 +216,12 @@ def test_an_event_waits_while_the_queue_is_full(house: House) -> None:
     assert house.status("w") is WorkflowStatus.RUNNING
 
 
-def test_events_before_the_source_was_used_start_nothing(house: House) -> None:
-    subscribed(house)
-    before = IncomingEvent(key=None, value=None, time_unix_s=1.0, dedupe_id="b", before_use=True)
-    assert house.take_in(before).starts == ()
+def test_of_what_was_there_before_the_source_was_read_the_rule_starts_what_is_younger_than_it(house: House) -> None:
+    rule = subscribed(house)
+    older = IncomingEvent(key=None, value=None, time_unix_s=999.0, dedupe_id="older", before_use=True)
+    younger = IncomingEvent(key=None, value=None, time_unix_s=1000.5, dedupe_id="younger", before_use=True)
+    assert house.take_in(older).starts == ()
+    assert house.take_in(younger).starts == (rule.number,)
 
 
 def test_a_rule_of_the_same_name_goes_on_where_the_one_before_was(house: House) -> None:

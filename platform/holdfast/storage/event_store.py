@@ -41,8 +41,8 @@ class IncomingEvent:
         dedupe_id: Unique within the source; the same id is the same event.
         note: What else is known of it, JSON. `form` says how a reader's value is formed of all that.
         undecodable: Its value is not what the source's values are: only those who read raw get it.
-        before_use: It was there before the source was first used: only a workflow that was submitted before
-            `time_unix_s` gets it, and no subscription.
+        before_use: It was there before the source was first used: only a workflow that was submitted, or a
+            subscription that was made, before `time_unix_s` gets it.
     """
 
     key: bytes | None
@@ -281,9 +281,10 @@ class _Intake:
                 seq = layout.last_part(key)
                 self._txn.put(layout.wake(seq, source, text), raw)
                 self._wakes[seq] = None
-            if event.before_use:
-                continue
-            for key, _ in self._txn.scan(layout.subscribers(source, text)):
+            for key, made in self._txn.scan(layout.subscribers(source, text)):
+                if event.before_use and event.time_unix_s < orjson.loads(made):
+                    # It was there before the rule.
+                    continue
                 subscription = layout.last_part(key)
                 self._txn.put(layout.start(subscription, self._number), layout.pack(source))
                 self._starts[subscription] = None

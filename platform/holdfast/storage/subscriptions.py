@@ -103,7 +103,7 @@ def subscribe(txn: WriteTransaction, subscription: Subscription, now_unix_s: flo
         names = orjson.dumps(sorted(selector.where))
         txn.put(layout.field_set(source.number, names.decode()), names)
     txn.put(layout.subscription_name(kept.name), layout.pack(kept.number))
-    txn.put(layout.subscribers(source.number, kept.selector, kept.number), b"")
+    txn.put(layout.subscribers(source.number, kept.selector, kept.number), orjson.dumps(kept.created_unix_s))
     _save(txn, kept)
     return kept, new
 
