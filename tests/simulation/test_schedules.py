@@ -49,9 +49,9 @@ class LateWorld(ScheduleWorld):
     def perform(self, core: ExecutorCore, operations: list[Operation]) -> Batch:
         honest, late = schedule_store.save, []  # type: ignore[var-annotated]
 
-        def save(txn: Any, row: Any, *, was: Any) -> None:
+        def save(txn: Any, row: Any, *, was: Any, now_unix_s: float) -> None:
             if was is None:
-                honest(txn, row, was=was)
+                honest(txn, row, was=was, now_unix_s=now_unix_s)
             else:
                 late.append((row, was))
 
@@ -62,7 +62,7 @@ class LateWorld(ScheduleWorld):
             schedule_store.save = honest
         for row, was in late:
             with self.disk.write() as txn:
-                honest(txn, row, was=was)
+                honest(txn, row, was=was, now_unix_s=self.now)
         return batch
 
 

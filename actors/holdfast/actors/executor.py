@@ -300,9 +300,9 @@ class Executor:
         """Pause a schedule, go on with it, or start a run now. `nonce` marks the request, as for `resume`."""
         return await self._operate(SteerSchedule(name=name, steering=steering, nonce=nonce))
 
-    async def drop_schedule(self, name: str) -> Outcome:
+    async def drop_schedule(self, name: str, nonce: str) -> Outcome:
         """Forget a schedule."""
-        return await self._operate(DropSchedule(name=name))
+        return await self._operate(DropSchedule(name=name, nonce=nonce))
 
     async def live_task(self, workflow_id: str, task_id: str) -> tuple[str, float | None] | None:
         """(state, start time) of a task in memory; None when it is not."""

@@ -305,7 +305,7 @@ class ExecutorCore:
                 self._hand_over(txn, row)
             else:
                 self._load(txn, row)
-        self._schedules.run_resumed(txn, row)
+        self._schedules.run_resumed(txn, row, self._now)
         return Accepted(seq=row.seq, status=row.status)
 
     def _answer_once(

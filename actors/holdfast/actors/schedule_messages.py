@@ -102,9 +102,10 @@ class SteerSchedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropSchedule:
-    """Forget a schedule. Its runs go on."""
+    """Forget a schedule. Its runs go on. `nonce` as in `SteerSchedule`."""
 
     name: str
+    nonce: str
 
 
 ScheduleOperation: TypeAlias = KeepSchedule | FireSchedule | SteerSchedule | DropSchedule

@@ -7,6 +7,7 @@ late, twice or to two executors at once does what one in time does. Nothing here
 from __future__ import annotations
 
 import hashlib
+import logging
 import queue
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from holdfast.actors.schedule_messages import (
     SteerSchedule,
     Terms,
 )
-from holdfast.engine.errors import HoldfastError, ScheduleExistsError, ScheduleNotFoundError
+from holdfast.engine.errors import HoldfastError, ScheduleExistsError, ScheduleNotFoundError, StorageCorruptError
 from holdfast.engine.run import Run
 from holdfast.engine.schedules import (
     MOST_AT_ONCE,
@@ -50,9 +51,12 @@ from holdfast.engine.transitions import WorkflowStatus
 from holdfast.listeners.schedule_triggers import Timing
 from holdfast.storage import schedule_store
 from holdfast.storage import workflow_store as store
+from holdfast.storage.answered import find_answer, save_answer
 from holdfast.storage.interface import WriteTransaction
 from holdfast.storage.schedule_store import ScheduleRow
 from holdfast.storage.workflow_row import WorkflowRow
+
+log = logging.getLogger("holdfast")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,38 +105,44 @@ class Schedules:
             case KeepSchedule():
                 return self._keep(operation)
             case FireSchedule():
-                row = schedule_store.load(txn, operation.name)
-                return ScheduleKept(fresh=False) if row is None else self._signal(row, ClockRead())
+                return self._fire(operation.name)
             case SteerSchedule():
-                return self._steer(operation)
+                if find_answer(txn, operation.nonce) is not None:
+                    return ScheduleKept(fresh=False, workflow_id=self._run_asked_for(operation))
+                kept = self._steer(operation)
             case DropSchedule():
-                row = self._load(operation.name)
-                schedule_store.delete(txn, row)
-                batch.dropped_groups.append(row.nonce)
-                return ScheduleKept()
+                if find_answer(txn, operation.nonce) is not None:
+                    return ScheduleKept(fresh=False)
+                kept = self._drop(operation.name)
+        # Ray repeats a call when the process dies in it: by then somebody may have asked for something else.
+        save_answer(txn, operation.nonce, -1, WorkflowStatus.NONE, now_unix_s)
+        return kept
 
     def runs_over(self, txn: WriteTransaction, rows: Collection[WorkflowRow], batch: Batch, now_unix_s: float) -> None:
         """Workflows have come to their end, or are deleted: if they were runs, the next one may start."""
         self._begin(txn, batch, now_unix_s)
         for workflow in rows:
-            row = schedule_store.load(txn, workflow.schedule) if workflow.schedule else None
+            row = _schedule_of(txn, workflow)
             if row is not None and workflow.workflow_id in row.schedule.running:
                 self._signal(row, RunEnded(workflow_id=workflow.workflow_id))
 
-    def run_resumed(self, txn: WriteTransaction, workflow: WorkflowRow) -> None:
+    def run_resumed(self, txn: WriteTransaction, workflow: WorkflowRow, now_unix_s: float) -> None:
         """A workflow was taken up again: if it is a run, it counts as one that goes on."""
-        row = schedule_store.load(txn, workflow.schedule) if workflow.schedule else None
+        row = _schedule_of(txn, workflow)
         if row is not None:
             signal = RunResumed(workflow_id=workflow.workflow_id)
-            schedule, _ = apply(row.schedule, signal, 0.0, Timing.from_json(row.timing).next_after)
+            schedule, _ = apply(row.schedule, signal, now_unix_s, Timing.from_json(row.timing).next_after)
             if schedule != row.schedule:
-                schedule_store.save(txn, replace(row, schedule=schedule), was=row)
+                schedule_store.save(txn, replace(row, schedule=schedule), was=row, now_unix_s=now_unix_s)
 
     def _begin(self, txn: WriteTransaction, batch: Batch, now_unix_s: float) -> None:
         self._txn, self._batch, self._now = txn, batch, now_unix_s
 
     def _load(self, name: str) -> ScheduleRow:
-        row = schedule_store.load(self._txn, name)
+        try:
+            row = schedule_store.load(self._txn, name)
+        except StorageCorruptError as error:
+            raise Refusal(error) from error
         if row is None:
             raise Refusal(ScheduleNotFoundError(name, self._url))
         return row
@@ -143,8 +153,8 @@ class Schedules:
         if store.was_deleted(self._txn, keep.nonce):
             # Ray repeats a call whose executor died: what it had done was deleted or changed since.
             return ScheduleKept(fresh=False)
-        known = schedule_store.load(self._txn, keep.name)
         try:
+            known = schedule_store.load(self._txn, keep.name)
             Run.create(keep.name, keep.graph, self._now)
         except HoldfastError as error:
             raise Refusal(error) from error
@@ -179,7 +189,7 @@ class Schedules:
             created_unix_s=self._now,
         )
         schedule_store.save_graph(self._txn, keep.name, keep.graph)
-        schedule_store.save(self._txn, row, was=None)
+        schedule_store.save(self._txn, row, was=None, now_unix_s=self._now)
         # A date that has passed is due now.
         return self._signal(row, ClockRead())
 
@@ -206,7 +216,7 @@ class Schedules:
             created_unix_s=known.created_unix_s,
         )
         schedule_store.save_graph(self._txn, keep.name, keep.graph)
-        schedule_store.save(self._txn, row, was=known)
+        schedule_store.save(self._txn, row, was=known, now_unix_s=self._now)
         self._batch.dropped_groups.append(known.nonce)
         return self._signal(row, ClockRead())
 
@@ -223,7 +233,29 @@ class Schedules:
             )
         return timing.at_unix_s
 
+    def _drop(self, name: str) -> ScheduleKept:
+        try:
+            row = schedule_store.load(self._txn, name)
+        except StorageCorruptError as error:
+            log.error("deleting a schedule that cannot be read name=%s error=%s", name, error)
+            schedule_store.delete_damaged(self._txn, name)
+            return ScheduleKept()
+        if row is None:
+            raise Refusal(ScheduleNotFoundError(name, self._url))
+        schedule_store.delete(self._txn, row, self._now)
+        self._batch.dropped_groups.append(row.nonce)
+        return ScheduleKept()
+
     # -- signals -------------------------------------------------------------------------------------------------
+
+    def _fire(self, name: str) -> ScheduleKept:
+        try:
+            row = schedule_store.load(self._txn, name)
+        except StorageCorruptError as error:
+            log.error("a schedule is not looked at again name=%s error=%s", name, error)
+            schedule_store.let_go(self._txn, name)
+            return ScheduleKept()
+        return ScheduleKept(fresh=False) if row is None else self._signal(row, ClockRead())
 
     def _steer(self, steer: SteerSchedule) -> ScheduleKept:
         row = self._load(steer.name)
@@ -237,6 +269,8 @@ class Schedules:
                 return replace(kept, workflow_id=self._run_asked_for(steer))
 
     def _run_asked_for(self, steer: SteerSchedule) -> str:
+        if steer.steering is not Steering.TRIGGER:
+            return ""
         schedule = self._load(steer.name).schedule
         for past in schedule.past:
             if past.asked == steer.nonce:
@@ -265,7 +299,7 @@ class Schedules:
                         signals.insert(0, RunEnded(workflow_id=command.workflow_id))
                 case ResumeRun():
                     self._resume(command.workflow_id)
-        schedule_store.save(self._txn, replace(row, schedule=schedule), was=row)
+        schedule_store.save(self._txn, replace(row, schedule=schedule), was=row, now_unix_s=self._now)
         wake_unix_s = schedule.wake_unix_s
         if wake_unix_s is not None:
             earliest = self._batch.earliest_due_unix_s
@@ -276,12 +310,20 @@ class Schedules:
         """What has become of runs that would hold the next one up: told by their own rows."""
         news: list[ScheduleSignal] = []
         for workflow_id in schedule.running:
-            workflow = store.find(self._txn, workflow_id)
+            workflow = self._find(workflow_id)
             if workflow is None or workflow.status.ended:
                 news.append(RunEnded(workflow_id=workflow_id))
             elif workflow.status is WorkflowStatus.RESUMABLE:
                 news.append(RunInterrupted(workflow_id=workflow_id))
         return news
+
+    def _find(self, workflow_id: str) -> WorkflowRow | None:
+        try:
+            return store.find(self._txn, workflow_id)
+        except StorageCorruptError as error:
+            # Nothing can drive it: it holds up no other.
+            log.error("a run cannot be read workflow_id=%s error=%s", workflow_id, error)
+            return None
 
     # -- commands ------------------------------------------------------------------------------------------------
 
@@ -290,7 +332,7 @@ class Schedules:
         name = row.schedule.name
         workflow_id = base = run_id(name, run)
         others = 0
-        while store.find(self._txn, workflow_id) is not None:
+        while store.knows(self._txn, workflow_id):
             # A workflow of the user's, or of a schedule of this name that was deleted.
             others += 1
             workflow_id = f"{base}-{others}"
@@ -331,6 +373,18 @@ class Schedules:
         except Refusal as refusal:
             if not isinstance(refusal.error, queue.Full):
                 raise
+
+
+def _schedule_of(txn: WriteTransaction, workflow: WorkflowRow) -> ScheduleRow | None:
+    """The schedule that a workflow is a run of, if it is one."""
+    if not workflow.schedule:
+        return None
+    try:
+        return schedule_store.load(txn, workflow.schedule)
+    except StorageCorruptError as error:
+        # The workflow is not to blame, and has to go on.
+        log.error("a schedule cannot be read name=%s error=%s", workflow.schedule, error)
+        return None
 
 
 def run_id(name: str, run: DueRun) -> str:

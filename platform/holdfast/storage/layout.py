@@ -27,7 +27,7 @@ as hashes, so that a key's length is bounded.
     q <number>                    -> seq: workflows waiting for a place
     H <hash of name>              schedule: when, where it stands, what its runs are given
     G <hash of name> <first>      graph of a schedule, in pieces
-    A <time> <hash of name>       when to look at a schedule again
+    A <time> <hash of name>       when to look at a schedule again: its name
     c <name>                      counters
     m <name>                      settings of the platform
 

@@ -6,16 +6,22 @@ with the schedule they belong to, so that there is one for each schedule that ha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import orjson
+
+from holdfast.engine.errors import StorageCorruptError
 from holdfast.engine.graph import Graph, NodeSpec
 from holdfast.engine.records import GraphLogged
 from holdfast.engine.schedules import DueRun, Overlap, PastRun, Schedule
 from holdfast.storage import layout
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
 from holdfast.storage.record_codec import Blob, Frame, decode_graphs, encode_graph, open_frame
+
+log = logging.getLogger("holdfast")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,23 +55,25 @@ def load(txn: ReadTransaction, name: str) -> ScheduleRow | None:
     return None if raw is None else _decode(raw)
 
 
-def save(txn: WriteTransaction, row: ScheduleRow, *, was: ScheduleRow | None) -> None:
+def save(txn: WriteTransaction, row: ScheduleRow, *, was: ScheduleRow | None, now_unix_s: float) -> None:
     """Write a schedule, and when to look at it again.
 
     Args:
+        txn: The caller's.
         row: As it is now.
         was: As it was in the store; None when it was not there.
+        now_unix_s: The time, in seconds since the epoch.
     """
     name = row.schedule.name
     _leave_index(txn, was)
     due_unix_s = row.schedule.wake_unix_s
     if due_unix_s is not None:
-        txn.put(layout.schedule_due(due_unix_s, name), b"")
+        txn.put(layout.schedule_due(due_unix_s, name), name.encode())
     if was is None or was.nonce != row.nonce:
         # Whoever looks for blobs that belong to nobody finds that these do.
         txn.put(layout.blob_group(row.nonce), b"")
         if was is not None:
-            _drop_definition(txn, was)
+            _drop_definition(txn, was, now_unix_s)
     txn.put(layout.schedule(name), _encode(row))
 
 
@@ -92,19 +100,33 @@ def _in_group(node: NodeSpec, group: str) -> NodeSpec:
     return replace(node, arguments=Blob(f"{group}/{arguments.key.partition('/')[2]}", arguments.nbytes))
 
 
-def delete(txn: WriteTransaction, row: ScheduleRow) -> None:
+def delete(txn: WriteTransaction, row: ScheduleRow, now_unix_s: float) -> None:
     """Remove every row of a schedule. Its blobs are the caller's to remove, afterwards."""
     name = row.schedule.name
     _leave_index(txn, row)
-    _drop_definition(txn, row)
+    _drop_definition(txn, row, now_unix_s)
     txn.delete_prefix(layout.schedule_graph(name))
     txn.delete(layout.schedule(name))
 
 
-def _drop_definition(txn: WriteTransaction, row: ScheduleRow) -> None:
+def delete_damaged(txn: WriteTransaction, name: str) -> None:
+    """Remove what is found of a schedule whose row cannot be read, by its name."""
+    let_go(txn, name)
+    txn.delete_prefix(layout.schedule_graph(name))
+    txn.delete(layout.schedule(name))
+
+
+def let_go(txn: WriteTransaction, name: str) -> None:
+    """Have a schedule not looked at again: its row cannot be read."""
+    for key, found in txn.scan(layout.SCHEDULES_DUE):
+        if found.decode() == name:
+            txn.delete(key)
+
+
+def _drop_definition(txn: WriteTransaction, row: ScheduleRow, now_unix_s: float) -> None:
     txn.delete(layout.blob_group(row.nonce))
     # As for a submission whose workflow was deleted: the request may be sent again.
-    txn.put(layout.deleted(row.nonce), b"")
+    txn.put(layout.deleted(row.nonce), orjson.dumps([now_unix_s]))
 
 
 def _leave_index(txn: WriteTransaction, row: ScheduleRow | None) -> None:
@@ -117,8 +139,13 @@ def _leave_index(txn: WriteTransaction, row: ScheduleRow | None) -> None:
 
 
 def list_all(txn: ReadTransaction) -> list[ScheduleRow]:
-    """Every schedule, by name."""
-    rows = [_decode(raw) for _, raw in txn.scan(layout.SCHEDULES)]
+    """Every schedule, by name; those whose rows cannot be read are passed over, with a line in the log."""
+    rows = []
+    for _, raw in txn.scan(layout.SCHEDULES):
+        try:
+            rows.append(_decode(raw))
+        except StorageCorruptError as error:
+            log.error("a schedule is passed over: %s", error)
     return sorted(rows, key=lambda row: row.schedule.name)
 
 
@@ -126,18 +153,16 @@ def wake_waiting(txn: WriteTransaction) -> None:
     """Have every schedule looked at once in which a run waits: what it waits for may be gone."""
     for row in list_all(txn):
         if row.schedule.waiting:
-            txn.put(layout.schedule_due(0.0, row.schedule.name), b"")
+            txn.put(layout.schedule_due(0.0, row.schedule.name), row.schedule.name.encode())
 
 
 def due(txn: ReadTransaction, now_unix_s: float, limit: int) -> list[str]:
     """Names of the schedules that are to be looked at by now, the longest due first."""
     found: list[str] = []
-    for key, _ in txn.scan(layout.SCHEDULES_DUE):
+    for key, name in txn.scan(layout.SCHEDULES_DUE):
         if layout.read_schedule_due(key) > now_unix_s * 1e6 or len(found) >= limit:
             break
-        raw = txn.get(layout.SCHEDULES + key[9:])
-        assert raw is not None, "the due index names a schedule that is not there"
-        found.append(_decode(raw).schedule.name)
+        found.append(name.decode())
     return found
 
 

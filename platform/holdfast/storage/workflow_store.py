@@ -62,6 +62,11 @@ def find(txn: ReadTransaction, workflow_id: str) -> WorkflowRow | None:
     return None if raw is None else _read(txn, layout.unpack(raw), f"workflow {workflow_id!r}")
 
 
+def knows(txn: ReadTransaction, workflow_id: str) -> bool:
+    """Whether an id is taken, also by a workflow whose row cannot be read."""
+    return txn.get(layout.workflow_id(workflow_id)) is not None
+
+
 def get(txn: ReadTransaction, seq: int) -> WorkflowRow | None:
     """The workflow of a number; None when it has been deleted.
 
@@ -177,7 +182,8 @@ def unlist_damaged(txn: WriteTransaction, seq: int) -> None:
 def owns_blobs(txn: ReadTransaction, nonce: str) -> bool:
     """Whether a workflow came of the submission whose blobs lie in the folder of this name, and is there."""
     raw = txn.get(layout.blob_group(nonce))
-    return raw is not None and txn.get(layout.workflow(layout.unpack(raw))) is not None
+    # Empty for a schedule: the row goes with it.
+    return raw is not None and (not raw or txn.get(layout.workflow(layout.unpack(raw))) is not None)
 
 
 def count(txn: ReadTransaction, status: WorkflowStatus) -> int:

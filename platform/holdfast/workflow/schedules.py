@@ -177,7 +177,7 @@ def delete_schedule(name: str) -> None:
         ScheduleNotFoundError: There is no such schedule.
     """
     _check_name(name)
-    _kept(_asking(name, "drop_schedule", name))
+    _kept(_asking(name, "drop_schedule", name, uuid.uuid4().hex))
 
 
 # -- inside ------------------------------------------------------------------------------------------------------------
