@@ -7,6 +7,7 @@ Client included.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -22,6 +23,7 @@ from holdfast.actors.acknowledgements import AVAILABLE, acknowledgement_socket
 from holdfast.actors.following import follow
 from holdfast.actors.management import Closed, PlatformConfig, PlatformDescription
 from holdfast.actors.operating_system import Process
+from holdfast.actors.operations import Elsewhere
 from holdfast.actors.platform_start import start_management, wait_until_gone
 from holdfast.actors.requests import SubmitRequest
 from holdfast.actors.storage_access import StorageAddress
@@ -141,6 +143,21 @@ class Platform:
         except ValueError:
             return False
         return bool(management == self.management)
+
+    async def ask_async(self, workflow_id: str, method: str, *args: Any) -> Any:
+        """As `ask`, from an event loop, which goes on meanwhile."""
+        try:
+            outcome = await getattr(self.executor_for(workflow_id), method).remote(*args)
+        except RayTaskError as error:
+            if isinstance(error.cause, HoldfastError):
+                raise error.cause from None
+            raise
+        except (RayActorError, ValueError):
+            outcome = None
+        if outcome is not None and not isinstance(outcome, Elsewhere):
+            return outcome
+        # Rarely: another executor answers for it, or this one has to be looked for.
+        return await asyncio.to_thread(self.ask, workflow_id, method, *args)
 
 
 _lock = threading.RLock()

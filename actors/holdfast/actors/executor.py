@@ -23,6 +23,7 @@ from ray.exceptions import RayActorError
 from holdfast.actors import names
 from holdfast.actors.acknowledgements import Acknowledger
 from holdfast.actors.answers import Answers
+from holdfast.actors.event_reports import EventReports
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.management_watch import ManagementWatch
 from holdfast.actors.operating_system import this_process
@@ -112,6 +113,7 @@ class Executor:
         self._core = ExecutorCore(self._folder.kv, name, self._say_who_i_am(), self._folder.blobs.link_group)
         self._answers = Answers(self._folder, name)
         self._acknowledger = Acknowledger()
+        self._reports = EventReports()
         self._launcher = Launcher(self._folder, address, name)
         self._arrived: list[tuple[Operation, asyncio.Future[Outcome] | None]] = []
         self._scheduled = self._closed = False
@@ -249,7 +251,7 @@ class Executor:
         return await self._operate(Unsubscribe(name=name))
 
     async def post(self, request: EventRequest) -> Outcome:
-        """Put an event into a workflow's inbox. Durable when this returns."""
+        """Put an event into a workflow's inbox. Durable when this returns; and followed, if that is asked for."""
         value: Any = request.payload
         if request.payload.nbytes > INLINE_BYTES:
             with self._folder.kv.read() as txn:
@@ -257,7 +259,7 @@ class Executor:
             if row is not None:
                 key = await asyncio.to_thread(self._folder.blobs.write, row.nonce, request.payload)
                 value = Blob(key, request.payload.nbytes)
-        return await self._operate(
+        outcome = await self._operate(
             Post(
                 workflow_id=request.workflow_id,
                 stream=request.stream,
@@ -266,6 +268,17 @@ class Executor:
                 nonce=request.nonce,
             )
         )
+        if request.follow and isinstance(outcome, Accepted) and outcome.acknowledging is not None:
+            # Resumed before anything that the listener says can arrive: that takes another turn of this loop.
+            handled = await self._reports.wait(
+                request.workflow_id, request.stream[1], outcome.seq, outcome.acknowledging
+            )
+            return replace(outcome, handled=handled)
+        return outcome
+
+    async def report_checkpointed(self, workflow_id: str, key: str, ok: bool) -> bool:
+        """A listener says how it took an event. Returns whether anybody waited for that."""
+        return self._reports.report(workflow_id, key, ok)
 
     async def keep_schedule(self, request: ScheduleRequest) -> Outcome:
         """Make a schedule durable; what is refused leaves nothing behind."""
@@ -486,7 +499,9 @@ class Executor:
     def _carry_out(self, batch: Batch) -> None:
         for seq in batch.lost:
             self._calls.stop_all(seq)
+            self._reports.ended(seq)
         for row, record in batch.logged:
+            self._reports.logged(row, record)
             if isinstance(record, TaskFinished):
                 self._say_task(row, record.task_id, "SUCCESSFUL")
             elif isinstance(record, TaskFailed):
@@ -511,6 +526,7 @@ class Executor:
         for row in batch.ended:
             self._troubles.forget(row.seq)
             self._answers.ended(row)
+            self._reports.ended(row.seq)
         self._say.extend(f'Workflow job created. [id="{workflow_id}"]' for workflow_id in batch.scheduled)
         for group in (*(row.nonce for row in batch.deleted), *batch.dropped_groups):
             self._folder.blobs.delete_group(group)

@@ -45,6 +45,7 @@ from holdfast.actors.operations import (
 from holdfast.actors.refusal import Refusal
 from holdfast.actors.schedule_messages import DropSchedule, FireSchedule, KeepSchedule, SteerSchedule
 from holdfast.actors.schedule_operations import Schedules, Workflows
+from holdfast.engine.commands import AcknowledgeEvent
 from holdfast.engine.errors import (
     ExecutorReplacedError,
     HoldfastError,
@@ -57,7 +58,7 @@ from holdfast.engine.errors import (
     WorkflowStillActiveError,
 )
 from holdfast.engine.queueing import Admission
-from holdfast.engine.records import TimerSet, WorkflowEnded
+from holdfast.engine.records import EventTaken, TimerSet, WorkflowEnded
 from holdfast.engine.run import Run
 from holdfast.engine.signals import CancelRequested, EventReceived, TimerDue
 from holdfast.engine.step import Step
@@ -379,6 +380,7 @@ class ExecutorCore:
             return Elsewhere(executor=row.executor)
         held = self._take(txn, row.seq)
         number = store.add_event(txn, row.seq, post.stream, post.value, dedupe_id=post.dedupe_id, nonce=post.nonce)
+        logged, commands = len(self._batch.logged), len(self._batch.commands)
         if number is not None and row.status is WorkflowStatus.RUNNING:
             if held is None:
                 # Loading reads the inbox, with the event in it.
@@ -386,7 +388,22 @@ class ExecutorCore:
             else:
                 signal = EventReceived(stream=post.stream, number=number, value=post.value)
                 self._write(txn, held, held.run.apply(signal, self._now))
-        return Accepted(seq=row.seq, status=row.status, fresh=number is not None)
+        taken_by = {
+            record.task
+            for _, record in self._batch.logged[logged:]
+            if isinstance(record, EventTaken) and record.number == number
+        }
+        acknowledging = [
+            command.task
+            for _, command in self._batch.commands[commands:]
+            if isinstance(command, AcknowledgeEvent) and command.task in taken_by
+        ]
+        return Accepted(
+            seq=row.seq,
+            status=row.status,
+            fresh=number is not None,
+            acknowledging=acknowledging[0] if acknowledging else None,
+        )
 
     def _deliver(self, txn: WriteTransaction, deliver: Deliver) -> Outcome:
         held = self._take(txn, deliver.seq)

@@ -15,16 +15,19 @@ from typing import Any
 
 import ray
 
+from holdfast.actors import names
 from holdfast.actors.black_box import BlackBox
 from holdfast.actors.carried_modules import import_here, prepare_imports
 from holdfast.actors.poll_loops import PollLoops
 from holdfast.actors.ray_untyped import remote
 from holdfast.actors.storage_access import StorageAccess, StorageAddress, access
 from holdfast.actors.task_call import Acknowledged, Heard, Raised, Reply, TaskCall
+from holdfast.actors.task_context import TaskContext, running
 from holdfast.actors.task_runner import load_arguments, load_code, load_value, raised, returned
 from holdfast.actors.values import set_cluster_nonce
 from holdfast.actors.wire import unpack_call
 from holdfast.engine.errors import WorkerLostError
+from holdfast.listeners.interface import ReportHandle
 
 
 @remote(num_cpus=0, max_concurrency=100_000)
@@ -95,9 +98,9 @@ class ListenerHost:
         storage = self._storage(call)
         listener_class = load_code(storage, call.node.function)
         prepare_imports(listener_class)
-        listener = listener_class()
         event = load_value(storage, call.workflow_id, call.group, call.event)
-        await listener.event_checkpointed(event)
+        with running(TaskContext(call.workflow_id, call.node.task_id)):
+            await _instance(listener_class, call).event_checkpointed(event)
         return Acknowledged(seq=call.seq, task=call.task, attempt=call.attempt)
 
     async def _poll(self, call: TaskCall, started: float) -> Reply:
@@ -107,7 +110,8 @@ class ListenerHost:
         args, kwargs = load_arguments(storage, call)
         if isinstance(inspect.getattr_static(listener, "subscription", None), (classmethod, staticmethod)):
             return self._subscribe(call, listener.subscription(*args, **kwargs))
-        event = await listener().poll_for_event(*args, **kwargs)
+        with running(TaskContext(call.workflow_id, call.node.task_id)):
+            event = await _instance(listener, call).poll_for_event(*args, **kwargs)
         return returned(call, event, storage, f"the event of listener {call.node.task_id!r}", started, time.time())
 
     def _subscribe(self, call: TaskCall, subscription: Any) -> Heard:
@@ -128,3 +132,19 @@ def _named(call: Callable[[Any], Any], message: Any) -> Any:
     except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is said to them
         # Not the error itself: whoever gets it cannot load the user's classes.
         return ValueError(f"workflow_id= raised {type(error).__name__}: {error}")
+
+
+def _instance(listener_class: Any, call: TaskCall) -> Any:
+    """A listener, its report handle leading to the executor that drives the workflow."""
+    listener = listener_class()
+    for name in {name for kind in listener_class.__mro__ for name in vars(kind)}:
+        if isinstance(inspect.getattr_static(listener_class, name), ReportHandle):
+            setattr(listener, name, ReportHandle(_report_to(call.executor)))
+    return listener
+
+
+def _report_to(executor: str) -> Callable[[str, str, bool], Any]:
+    def send(workflow_id: str, key: str, ok: bool) -> Any:
+        return ray.get_actor(executor, namespace=names.NAMESPACE).report_checkpointed.remote(workflow_id, key, ok)
+
+    return send

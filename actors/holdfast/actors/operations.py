@@ -201,11 +201,15 @@ class Accepted(PlainPickle):
         seq: The workflow; -1 where none is meant.
         status: Its status now.
         fresh: Whether this operation set it going (False: it had ended before, nothing runs again).
+        acknowledging: Of an event: the task that took it, when its listener is told of it now.
+        handled: Of an event that was followed: whether its listener took it well.
     """
 
     seq: int
     status: WorkflowStatus
     fresh: bool = True
+    acknowledging: TaskIndex | None = None
+    handled: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,7 @@ class EventRequest(PlainPickle):
         payload: What the waiting task gets.
         dedupe_id: Events of one workflow with the same id are one; None for no check.
         nonce: Random mark of this request: sent twice it gets the first answer again; empty for none.
+        follow: Answer when the listener that takes it at once, if there is one, has been told that it is durable.
     """
 
     workflow_id: str
@@ -53,6 +54,7 @@ class EventRequest(PlainPickle):
     payload: Payload
     dedupe_id: str | None = None
     nonce: str = ""
+    follow: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

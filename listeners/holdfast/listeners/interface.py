@@ -7,7 +7,7 @@ and hold nothing that must survive. Ours use only what stands here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ class EventListener:
     Beside it the class may have a static or class method `conversion`, with the same arguments, which returns a
     function of the event, or None: the function is called in a task of the workflow, and what it returns is given
     in the event's place.
+    A class attribute that is a `ReportHandle` is replaced in each instance by one that leads to whoever sent the
+    event and waits to hear how it was taken. While either method runs, `workflow_context.get_current_workflow_id()`
+    and `get_current_task_id()` say for whom.
     """
 
     async def poll_for_event(self, *args: Any, **kwargs: Any) -> Any:
@@ -48,6 +51,50 @@ class EventListener:
         Semantics: at least once; again when a crash came inside it, without another poll. The tasks that take
         the event start when it has returned.
         """
+
+
+class ReportHandle:
+    """The way back to whoever sent an event, in the form of a Ray handle.
+
+    Args:
+        send: Carries (workflow id, key, ok) there. Default: nobody asks, and a report goes nowhere.
+    """
+
+    def __init__(self, send: Callable[[str, str, bool], Awaitable[Any]] | None = None) -> None:
+        self._send = send
+
+    @property
+    def report_checkpointed(self) -> ReportMethod:
+        """`await handle.report_checkpointed.remote(workflow_id, key, ok)`."""
+        return ReportMethod(self._send)
+
+
+class ReportMethod:
+    """A method of a `ReportHandle`, called by `.remote(...)` as a method of a Ray actor is."""
+
+    def __init__(self, send: Callable[[str, str, bool], Awaitable[Any]] | None) -> None:
+        self._send = send
+
+    def remote(self, workflow_id: str, key: str, ok: bool) -> Awaitable[Any]:
+        """Say how an event was taken.
+
+        Args:
+            workflow_id: The workflow that got it.
+            key: The key it was sent under.
+            ok: Whether all is well. The sender over HTTP is answered 200 for True and 500 for False.
+
+        Returns:
+            To be awaited: what is not awaited may come too late.
+
+        Semantics: the first report of an event counts. Without a sender that waits it does nothing.
+        """
+        return _NobodyAsks() if self._send is None else self._send(workflow_id, key, bool(ok))
+
+
+class _NobodyAsks:
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
 
 
 @dataclass(frozen=True, slots=True)

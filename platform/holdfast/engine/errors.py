@@ -135,6 +135,17 @@ class WorkflowEventHandleError(WorkflowError):
         return f"the event for Workflow[id={self.workflow_id}] was not taken: {self.what_happened}"
 
 
+class ExtraNotInstalledError(HoldfastError, ImportError):
+    """Something needs an optional dependency that is not installed."""
+
+    def __init__(self, what: str, extra: str, reason: str) -> None:
+        super().__init__(what, extra, reason)
+        self.what, self.extra, self.reason = what, extra, reason
+
+    def __str__(self) -> str:
+        return f'{self.what} need the extra {self.extra!r}: pip install "holdfast[{self.extra}]" ({self.reason})'
+
+
 class InvalidGraphError(WorkflowError, ValueError):
     """A graph that could never finish: empty, cyclic, or with an input that is not there."""
 

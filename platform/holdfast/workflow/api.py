@@ -363,6 +363,25 @@ def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_k
 
     Semantics: durable when this returns. An event that comes before its waiter is kept for it.
     """
+    return _accepted(_asking(workflow_id, "post", event_request(workflow_id, key, payload, idempotency_key))).fresh
+
+
+def event_request(
+    workflow_id: str, key: str, payload: Any, idempotency_key: str | None, *, follow: bool = False
+) -> EventRequest:
+    """What an executor is asked to take in for `send_event`.
+
+    Args:
+        workflow_id: As for `send_event`.
+        key: As for `send_event`.
+        payload: As for `send_event`.
+        idempotency_key: As for `send_event`.
+        follow: Have the answer wait for a listener's `event_checkpointed`, where the event has one at once.
+
+    Raises:
+        TypeError: As `send_event`.
+        ValueError: As `send_event`.
+    """
     check_workflow_id(workflow_id)
     for name, given in (("key", key), ("idempotency_key", "" if idempotency_key is None else idempotency_key)):
         if not isinstance(given, str):
@@ -376,14 +395,14 @@ def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_k
     # Ray repeats the request when the executor dies in it: it has a mark of its own, and is not taken twice
     # without a key of the user's either.
     nonce = uuid.uuid4().hex
-    request = EventRequest(
+    return EventRequest(
         workflow_id=workflow_id,
         stream=(SOURCE, key),
         payload=portable(event),
         dedupe_id=f"request {nonce}" if idempotency_key is None else f"key {idempotency_key}",
         nonce=nonce,
+        follow=follow,
     )
-    return _accepted(_asking(workflow_id, "post", request)).fresh
 
 
 # -- inside ------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,6 @@
 """Names under their old path."""
 
 from holdfast.engine.transitions import WorkflowStatus
-
-HTTP_EVENT_PROVIDER_NAME = "workflows_http_event_provider"
-"""Name of the Serve deployment that takes events over HTTP."""
+from holdfast.listeners.http import EVENT_PROVIDER as HTTP_EVENT_PROVIDER_NAME
 
 __all__ = ["HTTP_EVENT_PROVIDER_NAME", "WorkflowStatus"]
