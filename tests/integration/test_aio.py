@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 import ray
 
 from holdfast import workflow
+from holdfast.listeners import HTTPListener
 from tests.integration.traces import wait_for_file
 
 pytestmark = pytest.mark.usefixtures("platform")
@@ -86,6 +88,23 @@ def test_the_event_loop_goes_on_while_a_workflow_runs(tmp_path) -> None:
         assert await waiting == "value"
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_threads_that_are_all_taken_by_others_hold_nothing_up(wid) -> None:
+    release = threading.Event()
+
+    async def main() -> None:
+        # More than asyncio has: whoever waits here waits for what comes below.
+        waiting = [asyncio.create_task(asyncio.to_thread(release.wait, 60)) for _ in range(64)]
+        await asyncio.sleep(0)
+        event = workflow.wait_for_event(HTTPListener, event_key="k")
+        reference = await workflow.aio.run_async(event, workflow_id=wid)
+        await workflow.aio.send_event(wid, "k", 1)
+        assert await reference == ("k", 1)
+        release.set()
+        assert all(await asyncio.gather(*waiting))
+
+    asyncio.run(asyncio.wait_for(main(), 50))
 
 
 def test_many_run_at_once() -> None:

@@ -1,13 +1,19 @@
 """The API for async code: the same calls, awaited.
 
 Nothing here blocks the event loop: short calls go through a thread, and values
-are awaited as Ray references, so that a thousand waiters cost no threads.
+are awaited as Ray references, so that a thousand waiters cost no threads. The
+threads are our own: those of `asyncio.to_thread` are few, and all of them may
+be taken by code that waits for what is asked here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import contextvars
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from ray.exceptions import RayTaskError
 
@@ -39,6 +45,11 @@ __all__ = [
     "trigger_schedule",
 ]
 
+_T = TypeVar("_T")
+
+# Started when they are needed. Each waits for an actor's answer most of its time.
+_threads = ThreadPoolExecutor(32, thread_name_prefix="holdfast-aio")
+
 
 async def run(
     dag: Any, *args: Any, workflow_id: str | None = None, metadata: dict[str, Any] | None = None, **kwargs: Any
@@ -51,7 +62,7 @@ async def run_async(
     dag: Any, *args: Any, workflow_id: str | None = None, metadata: dict[str, Any] | None = None, **kwargs: Any
 ) -> Any:
     """As `workflow.run_async`: an awaitable Ray reference."""
-    return await asyncio.to_thread(api.run_async, dag, *args, workflow_id=workflow_id, metadata=metadata, **kwargs)
+    return await _in_thread(api.run_async, dag, *args, workflow_id=workflow_id, metadata=metadata, **kwargs)
 
 
 async def submit(
@@ -63,47 +74,53 @@ async def submit(
 
 async def resume(workflow_id: str, *, dedicated_executor: bool | None = None) -> Any:
     """As `workflow.resume`."""
-    return await _value(await asyncio.to_thread(api.resume_async, workflow_id, dedicated_executor=dedicated_executor))
+    return await _value(await _in_thread(api.resume_async, workflow_id, dedicated_executor=dedicated_executor))
 
 
 async def resume_all(include_failed: bool = False) -> list[tuple[str, Any]]:
     """As `workflow.resume_all`."""
-    return await asyncio.to_thread(api.resume_all, include_failed)
+    return await _in_thread(api.resume_all, include_failed)
 
 
 async def get_output(workflow_id: str, *, task_id: str | None = None, name: str | None = None) -> Any:
     """As `workflow.get_output`."""
-    return await _value(await asyncio.to_thread(api.get_output_async, workflow_id, task_id=task_id, name=name))
+    return await _value(await _in_thread(api.get_output_async, workflow_id, task_id=task_id, name=name))
 
 
 async def get_status(workflow_id: str) -> WorkflowStatus:
     """As `workflow.get_status`."""
-    return await asyncio.to_thread(api.get_status, workflow_id)
+    return await _in_thread(api.get_status, workflow_id)
 
 
 async def get_metadata(workflow_id: str, task_id: str | None = None) -> dict[str, Any]:
     """As `workflow.get_metadata`."""
-    return await asyncio.to_thread(api.get_metadata, workflow_id, task_id)
+    return await _in_thread(api.get_metadata, workflow_id, task_id)
 
 
 async def list_all(status_filter: Any = None) -> list[tuple[str, WorkflowStatus]]:
     """As `workflow.list_all`."""
-    return await asyncio.to_thread(api.list_all, status_filter)
+    return await _in_thread(api.list_all, status_filter)
 
 
 async def cancel(workflow_id: str) -> None:
     """As `workflow.cancel`."""
-    await asyncio.to_thread(api.cancel, workflow_id)
+    await _in_thread(api.cancel, workflow_id)
 
 
 async def delete(workflow_id: str) -> None:
     """As `workflow.delete`."""
-    await asyncio.to_thread(api.delete, workflow_id)
+    await _in_thread(api.delete, workflow_id)
 
 
 async def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_key: str | None = None) -> bool:
     """As `workflow.send_event`."""
-    return await asyncio.to_thread(api.send_event, workflow_id, key, payload, idempotency_key=idempotency_key)
+    return await _in_thread(api.send_event, workflow_id, key, payload, idempotency_key=idempotency_key)
+
+
+async def _in_thread(function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+    # With the caller's context, as `asyncio.to_thread`: it tells in which task of a workflow we are.
+    call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_threads, call)
 
 
 async def on_event(listener_class: Any, *args: Any, **kwargs: Any) -> str:
