@@ -46,12 +46,12 @@ class Order(BaseModel):
 # -- behind: the workflow of an order ------------------------------------------------------------------------------
 
 
-@ray.remote(num_cpus=0)
+@ray.remote
 def price(article: str, quantity: int) -> int:
     return PRICES_CENTS[article] * quantity
 
 
-@ray.remote(num_cpus=0)
+@ray.remote
 def charge(order_id: str, cents: int, ledger: str) -> int:
     # The outside world of this example. One write, so that lines do not mix.
     with open(ledger, "ab", buffering=0) as file:
@@ -59,7 +59,7 @@ def charge(order_id: str, cents: int, ledger: str) -> int:
     return cents
 
 
-@ray.remote(num_cpus=0)
+@ray.remote
 def ship(order_id: str, article: str, cents: int, _slept: None) -> dict[str, Any]:
     return {"shipped": article, "charged_cents": cents, "parcel": f"parcel-of-{order_id}"}
 
