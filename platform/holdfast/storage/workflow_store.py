@@ -1,7 +1,9 @@
-"""The typed store: workflows, leases, records, timers, inbox and queue over any key-value store.
+"""The typed store over any key-value store: workflows, their records, and the queue.
 
-Every method works inside a transaction of the caller's, so that what belongs
-together is written together. Nothing is decided here but whether a lease holds.
+The one door to what is kept of workflows: leases, inboxes, timers and settings
+have rooms of their own and are handed on from here. Every function works inside
+a transaction of the caller's, so that what belongs together is written
+together. Nothing is decided here but whether a lease holds.
 """
 
 from __future__ import annotations
@@ -13,9 +15,8 @@ from typing import Any
 
 import orjson
 
-from holdfast.engine.errors import StaleLeaseError, StorageCorruptError
+from holdfast.engine.errors import StorageCorruptError
 from holdfast.engine.graph import TaskIndex
-from holdfast.engine.queueing import Limits
 from holdfast.engine.records import (
     EventTaken,
     GraphLogged,
@@ -29,11 +30,12 @@ from holdfast.engine.records import (
     WorkflowEnded,
 )
 from holdfast.engine.run_image import RunImage
-from holdfast.engine.signals import EventReceived
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.values import Split, Value
 from holdfast.storage import layout
+from holdfast.storage.inbox_rows import add_event, has_event, last_event, read_inbox, took_event_of
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
+from holdfast.storage.leases import check_lease, current_epoch, held_by, holders, let_go, put_away, take_lease
 from holdfast.storage.record_codec import (
     UNREADABLE,
     Frame,
@@ -45,9 +47,62 @@ from holdfast.storage.record_codec import (
     read_value,
     value_entry,
 )
+from holdfast.storage.settings import drop_setting, load_limits, load_setting, save_setting, settings_beginning
+from holdfast.storage.timer_rows import drop_timer, due_timers, next_due
 from holdfast.storage.workflow_row import TaskView, WorkflowRow
 
 log = logging.getLogger("holdfast")
+
+__all__ = [
+    "add_event",
+    "check_lease",
+    "count",
+    "count_up",
+    "create",
+    "current_epoch",
+    "delete",
+    "delete_damaged",
+    "drop_setting",
+    "drop_timer",
+    "due_timers",
+    "enqueue",
+    "find",
+    "find_task",
+    "first_queued",
+    "forget_deleted",
+    "forget_failures",
+    "get",
+    "get_task",
+    "has_event",
+    "has_task",
+    "held_by",
+    "holders",
+    "last_event",
+    "leave_queue",
+    "let_go",
+    "list_by_ids",
+    "list_seqs",
+    "list_workflows",
+    "load_image",
+    "load_limits",
+    "load_setting",
+    "next_due",
+    "owns_blobs",
+    "put_away",
+    "read_ending",
+    "read_inbox",
+    "read_output",
+    "read_waiting",
+    "save",
+    "save_setting",
+    "settings_beginning",
+    "take_lease",
+    "took_event_of",
+    "unlist",
+    "unlist_damaged",
+    "was_deleted",
+    "write_records",
+]
 
 # -- workflows ---------------------------------------------------------------------------------------------------------
 
@@ -278,66 +333,6 @@ def _decode_workflow(seq: int, raw: bytes) -> WorkflowRow:
     )
 
 
-# -- leases ------------------------------------------------------------------------------------------------------------
-
-
-def take_lease(txn: WriteTransaction, seq: int, executor: str) -> int:
-    """Become the one that drives a workflow. Whoever held it before is refused from now on.
-
-    Returns:
-        The new epoch, to be given with every write.
-    """
-    raw = txn.get(layout.lease(seq))
-    epoch = 1
-    if raw is not None:
-        held = orjson.loads(raw)
-        epoch = held["epoch"] + 1
-        if held["executor"] != executor:
-            txn.delete(layout.active(held["executor"], seq))
-    txn.put(layout.lease(seq), orjson.dumps({"epoch": epoch, "executor": executor}))
-    txn.put(layout.active(executor, seq), b"")
-    return epoch
-
-
-def current_epoch(txn: ReadTransaction, seq: int) -> int:
-    """The epoch of the last lease; 0 when there was none."""
-    raw = txn.get(layout.lease(seq))
-    return 0 if raw is None else int(orjson.loads(raw)["epoch"])
-
-
-def check_lease(txn: ReadTransaction, seq: int, epoch: int, workflow_id: str) -> None:
-    """Refuse a writer that has been replaced.
-
-    Raises:
-        StaleLeaseError: The workflow is leased under another epoch, or is deleted.
-    """
-    current = current_epoch(txn, seq)
-    if current != epoch:
-        raise StaleLeaseError(workflow_id, epoch, current)
-
-
-def put_away(txn: WriteTransaction, seq: int, executor: str) -> None:
-    """The executor holds this workflow no longer; the epoch stays, so that the next lease is a higher one."""
-    txn.delete(layout.active(executor, seq))
-
-
-def let_go(txn: WriteTransaction, seq: int) -> None:
-    """Whoever holds this workflow holds it no longer: for one whose row does not tell who that is."""
-    raw = txn.get(layout.lease(seq))
-    if raw is not None:
-        txn.delete(layout.active(orjson.loads(raw)["executor"], seq))
-
-
-def held_by(txn: ReadTransaction, executor: str) -> list[int]:
-    """Numbers of the workflows that an executor holds."""
-    return [layout.last_part(key) for key, _ in txn.scan(layout.active(executor))]
-
-
-def holders(txn: ReadTransaction, beginning: str) -> list[str]:
-    """Executors that hold a workflow, of those whose names begin so; sorted."""
-    return sorted({layout.active_executor(key) for key, _ in txn.scan(layout.active_beginning(beginning))})
-
-
 # -- records -----------------------------------------------------------------------------------------------------------
 
 
@@ -538,95 +533,7 @@ def forget_failures(txn: WriteTransaction, seq: int) -> None:
             txn.delete(key)
 
 
-# -- inbox -------------------------------------------------------------------------------------------------------------
-
-
-def last_event(txn: ReadTransaction, seq: int) -> int:
-    """Number of the last event that the workflow received; 0 for none."""
-    raw = txn.get(layout.last_event(seq))
-    return 0 if raw is None else layout.unpack(raw)
-
-
-def has_event(txn: ReadTransaction, seq: int, dedupe_id: str) -> bool:
-    """Whether an event with this dedupe id was accepted before."""
-    return txn.get(layout.dedupe(seq, dedupe_id)) is not None
-
-
-def took_event_of(txn: ReadTransaction, seq: int, dedupe_id: str, nonce: str) -> bool:
-    """Whether it was this very request whose event was accepted under a dedupe id."""
-    raw = txn.get(layout.dedupe(seq, dedupe_id))
-    return raw is not None and nonce != "" and raw[8:] == nonce.encode()
-
-
-def add_event(
-    txn: WriteTransaction,
-    seq: int,
-    stream: tuple[str, str],
-    value: Any,
-    *,
-    dedupe_id: str | None = None,
-    nonce: str = "",
-) -> int | None:
-    """Put an event into a workflow's inbox.
-
-    Args:
-        txn: The caller's.
-        seq: The workflow.
-        stream: (source, key).
-        value: What the waiting task gets.
-        dedupe_id: Events with the same one are one; None for no check.
-        nonce: Mark of the request that brings it, for `took_event_of`.
-
-    Returns:
-        Its number, or None when one with this dedupe id was accepted before.
-    """
-    if dedupe_id is not None and txn.get(layout.dedupe(seq, dedupe_id)) is not None:
-        return None
-    number = last_event(txn, seq) + 1
-    txn.put(layout.last_event(seq), layout.pack(number))
-    frame = Frame()
-    header = {"stream": stream, "value": value_entry(Value(value), frame)}
-    txn.put(layout.event(seq, number), frame.close(header))
-    if dedupe_id is not None:
-        txn.put(layout.dedupe(seq, dedupe_id), layout.pack(number) + nonce.encode())
-    return number
-
-
-def read_inbox(txn: ReadTransaction, seq: int) -> Iterator[EventReceived]:
-    """The events that no task has taken, in order."""
-    for key, raw in txn.scan(layout.event(seq)):
-        header, pieces = open_frame(raw)
-        value, _ = read_value(header["value"], pieces)
-        source, name = header["stream"]
-        yield EventReceived(stream=(source, name), number=layout.last_part(key), value=value.base)
-
-
-# -- timers ------------------------------------------------------------------------------------------------------------
-
-
-def due_timers(txn: ReadTransaction, now_unix_s: float, limit: int) -> list[tuple[float, int, TaskIndex]]:
-    """(due time, workflow, task) of timers whose time has come, the earliest first."""
-    due: list[tuple[float, int, TaskIndex]] = []
-    for key, _ in txn.scan(layout.TIMERS):
-        micros, seq, index = layout.read_timer(key)
-        if micros > now_unix_s * 1e6 or len(due) >= limit:
-            break
-        due.append((micros / 1e6, seq, index))
-    return due
-
-
-def next_due(txn: ReadTransaction) -> float | None:
-    """When the earliest timer is due, in seconds since the epoch; None when there is none."""
-    first = next(txn.scan(layout.TIMERS), None)
-    return None if first is None else layout.read_timer(first[0])[0] / 1e6
-
-
-def drop_timer(txn: WriteTransaction, due_unix_s: float, seq: int, index: TaskIndex) -> None:
-    """Remove a timer that nobody waits for, or whose wake-up is written in the same transaction."""
-    txn.delete(layout.timer(due_unix_s, seq, index))
-
-
-# -- queue and settings ------------------------------------------------------------------------------------------------
+# -- queue -------------------------------------------------------------------------------------------------------------
 
 
 def enqueue(txn: WriteTransaction, seq: int) -> int:
@@ -645,34 +552,6 @@ def first_queued(txn: ReadTransaction) -> tuple[int, int] | None:
     """(place in the queue, workflow) of what is next; None when nothing is queued."""
     first = next(txn.scan(layout.QUEUE), None)
     return None if first is None else (layout.last_part(first[0]), layout.unpack(first[1]))
-
-
-def save_setting(txn: WriteTransaction, name: str, value: Any) -> None:
-    """Write a setting of the platform, JSON."""
-    txn.put(layout.setting(name), orjson.dumps(value))
-
-
-def drop_setting(txn: WriteTransaction, name: str) -> None:
-    """Forget a setting of the platform."""
-    txn.delete(layout.setting(name))
-
-
-def settings_beginning(txn: ReadTransaction, names: str) -> dict[str, Any]:
-    """The settings of the platform whose names begin so."""
-    prefix = layout.setting(names)
-    return {names + key[len(prefix) :].decode(): orjson.loads(raw) for key, raw in txn.scan(prefix)}
-
-
-def load_setting(txn: ReadTransaction, name: str) -> Any:
-    """A setting of the platform; None when it was never set."""
-    raw = txn.get(layout.setting(name))
-    return None if raw is None else orjson.loads(raw)
-
-
-def load_limits(txn: ReadTransaction) -> Limits:
-    """The limits on running and queued workflows."""
-    limits = load_setting(txn, "limits") or {}
-    return Limits(max_running=limits.get("max_running"), max_pending=limits.get("max_pending"))
 
 
 def list_by_ids(txn: ReadTransaction, seqs: Sequence[int]) -> list[WorkflowRow]:
