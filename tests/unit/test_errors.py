@@ -48,6 +48,9 @@ EXAMPLES: dict[type[BaseException], tuple[tuple[Any, ...], tuple[str, ...]]] = {
     errors.InvalidWorkflowIdError: (("''", "is empty"), ("''", "is empty", "1,024 bytes")),
     errors.StaleLeaseError: (("order-7", 3, 4), ("order-7", "3", "4")),
     errors.TaskTimeoutError: (("charge", 2.5), ("charge", "timeout_s=2.5")),
+    errors.ScheduleNotFoundError: (("nightly", "/store"), ("nightly", "/store", "list_schedules")),
+    errors.ScheduleExistsError: (("nightly", "another cron"), ("nightly", "another cron", "replace=True")),
+    errors.ExtraNotInstalledError: (("Events over HTTP", "serve", "no module"), ("serve", "pip install", "no module")),
     errors.EventTimeoutError: (("paid", 2.5), ("paid", "timeout_s=2.5")),
     errors.WorkerLostError: (("charge", "out of memory"), ("charge", "out of memory")),
     errors.ResultNotStoredError: (
