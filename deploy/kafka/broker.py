@@ -254,7 +254,15 @@ def main() -> None:
     """Run one until Ctrl-C, for `make kafka`."""
     parser = argparse.ArgumentParser(description="Run a single Kafka node on free loopback ports until Ctrl-C.")
     parser.add_argument("--no-auto-create", action="store_true", help="topics must be made before they are used")
+    parser.add_argument("--download", action="store_true", help="only get what is needed, if Java and Maven are there")
     given = parser.parse_args()
+    if given.download:
+        missing = missing_tools()
+        if missing:
+            print(f"No real Kafka on this machine: {missing}.")
+        else:
+            class_path()
+        return
     # A stop from outside takes the same way out as Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print("Starting Kafka (the first time, Maven downloads it) ...", flush=True)

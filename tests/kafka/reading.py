@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer
+
 from holdfast.listeners.kafka import source_name
 from holdfast.listeners.kafka_health import PartitionHealth, TopicHealth
 from holdfast.listeners.kafka_intake import TakenIn
@@ -51,10 +53,16 @@ class Reading:
             event_store.need_source(txn, source_name("default", topic), since, decoded=decoded)
 
     @asynccontextmanager
-    async def at_work(self, **settings: Any) -> AsyncIterator[KafkaSource]:
+    async def at_work(
+        self,
+        *,
+        make_consumer: Callable[..., Any] = AIOKafkaConsumer,
+        may_read: Callable[[], bool] = lambda: True,
+        **settings: Any,
+    ) -> AsyncIterator[KafkaSource]:
         """A source that reads, until the end of the block."""
         used = KafkaSettings.parse("default", {**self.settings.plain(), **settings})
-        source = KafkaSource(used, self.kv, self.told.append)
+        source = KafkaSource(used, self.kv, self.told.append, may_read, make_consumer)
         run = asyncio.ensure_future(source.run())
         try:
             yield source

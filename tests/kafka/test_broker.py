@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from confluent_kafka.admin import AdminClient
 
 from deploy.kafka import broker
@@ -17,6 +18,7 @@ from tests.kafka.running_kafka import RunningKafka
 SCRIPT = Path(broker.__file__)
 
 
+@pytest.mark.slow
 def test_what_was_written_outlives_a_restart_on_the_same_port(kafka: RunningKafka) -> None:
     topic = kafka.make_topic()
     kafka.produce(topic, [("k", "1")])

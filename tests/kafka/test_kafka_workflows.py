@@ -347,6 +347,7 @@ def test_a_restart_of_the_server_is_survived(kafka, topic, wid) -> None:
     assert [message.value for message in ray.get(value, timeout=90)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_what_was_waited_for_is_waited_for_after_a_loss_of_the_cluster(kafka, tmp_path) -> None:
     """In a process of its own: the module's platform stays what it is."""
     assert kafka.broker, "the message is written while nothing runs"
@@ -379,6 +380,77 @@ ray.shutdown()
     play("begin")
     kafka.produce(topic, [("k", '"meanwhile"')])
     assert play("resume").split() == ["meanwhile"]
+
+
+def test_a_connection_that_is_changed_is_read_by_its_new_settings(kafka, topic, wid) -> None:
+    workflow.init(kafka={"moving": {"bootstrap_servers": "127.0.0.1:1"}})
+    value = workflow.run_async(wait_for_event(KafkaListener, topic=topic, cluster="moving"), workflow_id=wid)
+
+    def source() -> Any:
+        return next((s for s in workflow.event_sources() if s.name == f"kafka/moving/{topic}"), None)
+
+    until(lambda: (found := source()) is not None and found.state == "connecting")
+    workflow.init(kafka={"moving": {"bootstrap_servers": kafka.bootstrap_servers}})
+    until(lambda: is_read(topic, "moving"))
+    kafka.produce(topic, [("k", "1")])
+    assert ray.get(value, timeout=60).value == 1
+
+
+def test_events_that_nobody_takes_go_when_there_are_too_many(kafka, topic, wid) -> None:
+    workflow.init(kafka={"brief": {"bootstrap_servers": kafka.bootstrap_servers, "retention_bytes": 20_000}})
+    workflow.submit(wait_for_event(KafkaListener, topic=topic, cluster="brief", key="never"), workflow_id=wid)
+    until(lambda: is_read(topic, "brief"))
+    kafka.produce(topic, [("k", '"' + "x" * 1000 + '"')] * 100)
+
+    def source() -> Any:
+        return next(s for s in workflow.event_sources() if s.name == f"kafka/brief/{topic}")
+
+    until(lambda: source().expired > 0 and source().kept_bytes <= 20_000)
+    assert (source().accepted, source().kept + source().expired) == (100, 100)
+    workflow.cancel(wid)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"east": {}}, "'east' needs \"bootstrap_servers\""),
+        ({"east": {"bootstrap_servers": "a:1", "sasl_plain_password": "hunter2"}}, "must not be written out"),
+    ],
+)
+def test_a_connection_that_makes_no_sense_is_refused_by_init(platform, given, said) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        workflow.init(kafka=given)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_flood_does_not_fill_the_memory_of_the_reading_process(kafka, topic, wid) -> None:
+    connection = {"bootstrap_servers": kafka.bootstrap_servers, "retention_bytes": 20_000_000}
+    workflow.init(kafka={"flood": connection})
+    workflow.submit(wait_for_event(KafkaListener, topic=topic, cluster="flood", key="never"), workflow_id=wid)
+    until(lambda: is_read(topic, "flood"))
+    host = ray.get_actor(names.event_source_host_name("flood"), namespace=names.NAMESPACE)
+    pid = ray.get(host.ping.remote())
+
+    def anonymous_mb() -> float:
+        (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon")]
+        return int(line.split()[1]) / 1024
+
+    before, most = anonymous_mb(), 0.0
+    value = '"' + "x" * 4000 + '"'
+    for _ in range(10):
+        kafka.produce(topic, [("k", value)] * 5000)
+        most = max(most, anonymous_mb())
+
+    def source() -> Any:
+        nonlocal most
+        most = max(most, anonymous_mb())
+        return next(s for s in workflow.event_sources() if s.name == f"kafka/flood/{topic}")
+
+    until(lambda: source().accepted == 50_000, 240)
+    print(f"200 MB flooded in: the process had {before:.0f} MB before and {most:.0f} MB at most")
+    assert most - before < 100
+    workflow.cancel(wid)
 
 
 def test_no_secret_is_in_the_storage(kafka, platform, monkeypatch, tmp_path) -> None:

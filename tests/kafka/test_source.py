@@ -232,7 +232,9 @@ def test_a_transaction_that_was_aborted_is_not_seen(kafka: RunningKafka, reading
     play(scenario)
 
 
-@pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize(
+    "crash", [pytest.param(False, id="stopped", marks=pytest.mark.slow), pytest.param(True, id="killed")]
+)
 def test_a_restart_of_the_server_loses_and_repeats_nothing(
     kafka: RunningKafka, reading: MakeReading, crash: bool
 ) -> None:
@@ -294,8 +296,8 @@ def test_two_sources_over_one_store_store_each_message_once(kafka: RunningKafka,
         at.want(topic)
         async with at.at_work(), at.at_work():
             await at.until_begun(topic)
-            for start in range(0, 500, 50):
-                kafka.produce(topic, numbered(50, start), partition=0)
+            for start in range(0, 500, 100):
+                kafka.produce(topic, numbered(100, start), partition=0)
             await at.until_events(topic, 500)
         assert at.values(topic) == [str(number) for number in range(500)]
 
@@ -363,5 +365,24 @@ def test_events_are_kept_as_long_as_the_connection_says(kafka: RunningKafka, rea
         with at.kv.read() as txn:
             (source,) = event_store.list_sources(txn)
         assert (source.retention_s, source.retention_bytes) == (60.0, None)
+
+    play(scenario)
+
+
+def test_nothing_is_read_while_those_who_take_the_events_do_not_keep_up(
+    kafka: RunningKafka, reading: MakeReading
+) -> None:
+    async def scenario() -> None:
+        topic, at, open_ = kafka.make_topic(), reading(stall_s=1), asyncio.Event()
+        at.want(topic)
+        async with at.at_work(may_read=open_.is_set) as source:
+            await at.until_begun(topic)
+            kafka.produce(topic, numbered(10), partition=0)
+            await until(lambda: (found := partition_health(source, topic)) is not None and found.lag == 10)
+            assert at.events(topic) == []
+            open_.set()
+            await at.until_events(topic, 10)
+            # Held back is not stalled.
+            assert source.health().consumers_made == 1
 
     play(scenario)

@@ -11,8 +11,15 @@ import orjson
 import pytest
 
 from holdfast.engine.errors import SecretMissingError
-from holdfast.listeners.kafka_settings import KafkaSettings, connection_of_environment, parse_connections
+from holdfast.listeners.kafka_settings import (
+    KafkaSettings,
+    connection_of_environment,
+    load_connections,
+    parse_connections,
+    store_connections,
+)
 from holdfast.listeners.secrets import SecretReference, parse_secret
+from holdfast.storage.memory import MemoryStore
 
 SERVERS = {"bootstrap_servers": "a:9092"}
 PASSWORD = {"sasl_plain_username": "u", "sasl_plain_password": {"env": "P"}}
@@ -160,3 +167,35 @@ def test_the_environment_gives_the_default_connection(monkeypatch: pytest.Monkey
     assert (found.name, found.bootstrap_servers) == ("default", "a:1,b:2")
     monkeypatch.setenv("HOLDFAST_KAFKA_BOOTSTRAP_SERVERS", "c:3")
     assert connection_of_environment() == KafkaSettings.parse("default", {"bootstrap_servers": "c:3"})
+
+
+def stored_by(*steps: tuple[str | None, str | None]) -> list[tuple[list[str], str | None]]:
+    """What is said of `default` in turn, by a user and by an environment; what changed, and what holds then."""
+    kv, seen = MemoryStore(), []
+    for user, environment in steps:
+        given = {} if user is None else parse_connections({"default": {"bootstrap_servers": user}})
+        default = None if environment is None else KafkaSettings.parse("default", {"bootstrap_servers": environment})
+        with kv.write() as txn:
+            changed = store_connections(txn, given, default)
+        with kv.read() as txn:
+            found = load_connections(txn).get("default")
+        seen.append((changed, None if found is None else found.bootstrap_servers))
+    return seen
+
+
+def test_what_a_user_says_counts_more_than_what_an_environment_says() -> None:
+    assert stored_by(("a:1", "b:1"), (None, "b:1"), ("c:1", None), ("c:1", "b:1")) == [
+        (["default"], "a:1"),
+        ([], "a:1"),
+        (["default"], "c:1"),
+        ([], "c:1"),
+    ]
+
+
+def test_another_environment_takes_the_place_of_the_one_before() -> None:
+    assert stored_by((None, None), (None, "a:1"), (None, "b:1"), (None, None)) == [
+        ([], None),
+        (["default"], "a:1"),
+        (["default"], "b:1"),
+        ([], "b:1"),
+    ]

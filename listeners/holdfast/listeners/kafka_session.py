@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError, RecordTooLargeError
 
 from holdfast.engine.errors import HoldfastError
@@ -36,7 +36,7 @@ from holdfast.storage.interface import KeyValueStore
 log = logging.getLogger("holdfast")
 
 LOOK_EVERY_S = 1.0
-_COMMIT_EVERY_S = 5.0
+_COMMIT_EVERY_S = 2.0
 _HELD_BACK_S = 0.1
 _CLOSING_S = 5.0
 _TURNS = 50
@@ -76,6 +76,7 @@ class KafkaSession:
         told: Called after each batch that was stored.
         may_read: Asked before each batch; while it says no, nothing is read.
         rates: Counts of what was taken in by source, which outlive this object.
+        make_consumer: Makes an `AIOKafkaConsumer`, or one that behaves worse.
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class KafkaSession:
         told: Callable[[TakenIn], None],
         may_read: Callable[[], bool],
         rates: dict[str, Rate],
+        make_consumer: Callable[..., Any],
     ) -> None:
         self._settings, self._kv, self._told, self._may_read, self._rates = settings, kv, told, may_read, rates
+        self._make_consumer = make_consumer
         self._prefix = f"{KIND}/{settings.name}/"
         self._topics: dict[str, _Topic] = {}
         self._readings: dict[TopicPartition, _Reading] = {}
@@ -114,7 +117,7 @@ class KafkaSession:
         arguments = self._settings.client_arguments()
         committed = self._settings.isolation_level == "read_committed"
         self._cluster = KafkaCluster(arguments, read_committed=committed)
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = self._make_consumer(
             **arguments,
             group_id=None,
             enable_auto_commit=False,

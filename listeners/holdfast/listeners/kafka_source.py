@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer
+
 from holdfast.engine.errors import DeadLetterNotFoundError
 from holdfast.listeners.kafka_health import KafkaHealth, Rate
 from holdfast.listeners.kafka_intake import TakenIn
@@ -40,6 +42,7 @@ class KafkaSource:
         told: Called on the event loop after each batch that was stored, with whom to tell of it.
         may_read: Asked before each batch whether those who take the events keep up; while they do not, nothing is
             read.
+        make_consumer: For tests of what a consumer does wrong.
     """
 
     def __init__(
@@ -48,7 +51,9 @@ class KafkaSource:
         kv: KeyValueStore,
         told: Callable[[TakenIn], None],
         may_read: Callable[[], bool] = lambda: True,
+        make_consumer: Callable[..., Any] = AIOKafkaConsumer,
     ) -> None:
+        self._make_consumer = make_consumer
         self._settings, self._kv, self._told, self._may_read = settings, kv, told, may_read
         self._stopping, self._changed = asyncio.Event(), asyncio.Event()
         self._rates: dict[str, Rate] = {}
@@ -131,7 +136,7 @@ class KafkaSource:
 
     async def _one_session(self) -> None:
         """From the making of a consumer to its end."""
-        session = KafkaSession(self._settings, self._kv, self._told, self._may_read, self._rates)
+        session = KafkaSession(self._settings, self._kv, self._told, self._may_read, self._rates, self._make_consumer)
         self._session = session
         self._made += 1
         work = asyncio.ensure_future(session.run(self._stopping, self._changed))
