@@ -17,17 +17,20 @@ _STARTING_S = 30.0
 
 
 class InProcessBroker:
-    """One broker on a free loopback port, until it is closed.
+    """Brokers on free loopback ports, until they are closed.
+
+    Args:
+        brokers: How many.
 
     Attributes:
-        bootstrap_servers: Where clients connect to: host and port.
+        bootstrap_servers: Where clients connect to: host and port of each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, brokers: int = 1) -> None:
         # The broker belongs to the client that asks for it, and ends with it.
-        self._owner: Any = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": 1, "log_level": 0})
-        brokers = self._owner.list_topics(timeout=_STARTING_S).brokers.values()
-        self.bootstrap_servers = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
+        self._owner: Any = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": brokers, "log_level": 0})
+        found = self._owner.list_topics(timeout=_STARTING_S).brokers.values()
+        self.bootstrap_servers = ",".join(f"{broker.host}:{broker.port}" for broker in found)
 
     def close(self) -> None:
         """End it; again: no effect."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 
+from deploy.kafka.in_process import InProcessBroker
 from holdfast.listeners.kafka import source_name
 from holdfast.listeners.kafka_health import PartitionHealth, TopicHealth
 from holdfast.listeners.kafka_intake import TakenIn
@@ -39,7 +40,7 @@ def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
 class Reading:
     """A store, and the settings under which it is filled."""
 
-    def __init__(self, kafka: RunningKafka, folder: Path, **settings: Any) -> None:
+    def __init__(self, kafka: RunningKafka | InProcessBroker, folder: Path, **settings: Any) -> None:
         self.kv = LmdbStore(folder / "store")
         self.settings = KafkaSettings.parse(
             "default", {"bootstrap_servers": kafka.bootstrap_servers, "request_timeout_s": 10, **settings}

@@ -24,10 +24,14 @@ from tests.kafka.running_kafka import RunningKafka
 wait_for_event = workflow.wait_for_event
 
 
+def default_connection(kafka: RunningKafka) -> dict[str, Any]:
+    return {"bootstrap_servers": kafka.bootstrap_servers, "request_timeout_s": 10, "max_message_bytes": 100_000}
+
+
 @pytest.fixture(scope="module")
 def platform(local_ray: None, kafka: RunningKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("platform") / "storage"
-    connection = {"bootstrap_servers": kafka.bootstrap_servers, "request_timeout_s": 10, "max_message_bytes": 100_000}
+    connection = default_connection(kafka)
     workflow.init(str(folder), kafka={"default": connection, "strict": {**connection, "max_message_bytes": 100}})
     yield folder
     workflow.shutdown()
@@ -334,6 +338,7 @@ def test_a_death_of_the_management_actor_is_not_noticed(kafka, topic, wid) -> No
     until(lambda: is_read(topic))
 
 
+@pytest.mark.slow
 def test_a_restart_of_the_server_is_survived(kafka, topic, wid) -> None:
     value = start_waiting(
         wid,
@@ -394,6 +399,22 @@ def test_a_connection_that_is_changed_is_read_by_its_new_settings(kafka, topic, 
     until(lambda: is_read(topic, "moving"))
     kafka.produce(topic, [("k", "1")])
     assert ray.get(value, timeout=60).value == 1
+
+
+def test_the_example_in_the_manual_does_what_it_says(kafka, platform) -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "kafka.md").read_text()
+    example = manual.split("```python\n")[1].split("```")[0]
+    payments, orders = kafka.make_topic(name="payments"), kafka.make_topic(name="orders")
+    try:
+        exec(example.replace("broker1:9092,broker2:9092", kafka.bootstrap_servers), {"__name__": "example"})
+        until(lambda: is_read(payments) and is_read(orders))
+        kafka.produce(orders, [("order-8", "{}")])
+        kafka.produce(payments, [("order-7", '{"amount": 10}'), ("order-8", '{"amount": 20}')])
+        assert workflow.get_output("settle-order-7") == "order-7 paid 10"
+        until(lambda: "order-order-8" in dict(workflow.list_all()))
+        assert workflow.get_output("order-order-8") == "order-8 paid 20"
+    finally:
+        workflow.init(kafka={"default": default_connection(kafka)})
 
 
 def test_events_that_nobody_takes_go_when_there_are_too_many(kafka, topic, wid) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
+from deploy.kafka.in_process import InProcessBroker
 from holdfast.storage import event_store
 from tests.kafka.reading import Reading, partition_health, play, topic_health, until
 from tests.kafka.running_kafka import RunningKafka
@@ -386,3 +388,29 @@ def test_nothing_is_read_while_those_who_take_the_events_do_not_keep_up(
             assert source.health().consumers_made == 1
 
     play(scenario)
+
+
+def test_partitions_are_read_from_the_servers_that_have_them(tmp_path: Path) -> None:
+    with InProcessBroker(brokers=3) as cluster:
+        at = Reading(cluster, tmp_path)
+        producer = Producer({"bootstrap.servers": cluster.bootstrap_servers, "log_level": 0})
+
+        def leaders(topic: str) -> set[int]:
+            partitions = producer.list_topics(topic, timeout=30).topics[topic].partitions
+            return {partition.leader for partition in partitions.values()}
+
+        # Which server gets which partition is by chance.
+        topic = next(name for name in map("spread-{}".format, range(100)) if len(leaders(name)) > 1)
+
+        async def scenario() -> None:
+            at.want(topic)
+            async with at.at_work():
+                await at.until_begun(topic, 3)
+                for number in range(400):
+                    producer.produce(topic, str(number), partition=number % 4)
+                assert producer.flush(30) == 0
+                await at.until_events(topic, 400)
+            assert sorted(map(int, at.values(topic))) == list(range(400))
+
+        play(scenario)
+        at.kv.close()

@@ -51,6 +51,8 @@ class EventSourceHost:
     """
 
     def __init__(self, connection: str, address: StorageAddress, platform_id: str, executors: Sequence[str]) -> None:
+        # It has a line for each try to connect, ten in a second. What matters of it is said by ours.
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         self._connection = connection
         self._folder = StorageFolder.open(address.path, create=False)
         self._lock = PlatformLock(address.path)

@@ -16,7 +16,7 @@ from holdfast.actors.event_source_host import EventSourceHost
 from holdfast.actors.operating_system import Process
 from holdfast.actors.ray_untyped import actor_class
 from holdfast.actors.storage_access import StorageAddress
-from holdfast.engine.errors import DeadLetterNotFoundError, DeadLetterNotReplayableError
+from holdfast.engine.errors import DeadLetterNotFoundError, DeadLetterNotReplayableError, HoldfastError
 from holdfast.listeners.kafka import KIND, split_source
 from holdfast.listeners.kafka_health import KafkaHealth, TopicHealth
 from holdfast.listeners.kafka_settings import KafkaSettings, load_connections, store_connections
@@ -121,7 +121,11 @@ class SourceHosts:
     async def keep(self) -> None:
         """Look again and again: whoever was to tell may have died."""
         while True:
-            self.look()
+            try:
+                self.look()
+            except (HoldfastError, ValueError) as error:
+                # As a connection that a later version has stored.
+                log.error("the processes that read outside sources cannot be made: %s", error)
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def close(self) -> list[Process]:
@@ -198,8 +202,8 @@ class SourceHosts:
         health = {one.connection: one for one in found if one is not None}
         reports = []
         for source in sources:
-            name = split_source(source.name)[0]
-            connection = health.get(name) if source.name.startswith(f"{KIND}/") else None
+            name = split_source(source.name)[0] if source.name.startswith(f"{KIND}/") else ""
+            connection = health.get(name)
             topics = () if connection is None else connection.topics
             topic = next((topic for topic in topics if topic.source == source.name), None)
             reports.append(SourceReport(source=source, connection=connection, topic=topic, configured=name in known))

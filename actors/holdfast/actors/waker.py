@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -36,6 +37,7 @@ class Waker:
         self._waiting: dict[str, dict[int, None]] = {}
         self._telling: dict[str, asyncio.Task[None]] = {}
         self._seen: frozenset[tuple[str, int]] = frozenset()
+        self._handles: dict[str, Any] = {}
 
     def wake(self, seqs: Iterable[int]) -> None:
         """Tell of these, soon."""
@@ -61,10 +63,15 @@ class Waker:
                 seqs = list(waiting)[:_AT_ONCE]
                 for seq in seqs:
                     del waiting[seq]
-                await ray.get_actor(executor, namespace=names.NAMESPACE).wake.remote(seqs)
+                handle = self._handles.get(executor)
+                if handle is None:
+                    # Asks Ray's own store, and waits for the answer: not each time.
+                    handle = self._handles[executor] = ray.get_actor(executor, namespace=names.NAMESPACE)
+                await handle.wake.remote(seqs)
         except (RayError, ValueError) as error:
             # It is being started again, or has ended; the rows are there, and are told of again.
             log.info("executor %s could not be told of events: %s", executor, error)
             self._waiting.pop(executor, None)
+            self._handles.pop(executor, None)
         finally:
             del self._telling[executor]
