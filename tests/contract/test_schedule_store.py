@@ -50,6 +50,7 @@ def test_a_schedule_comes_back_as_it_was_written(store: KeyValueStore) -> None:
         paused=True,
         waiting=(DueRun(due_unix_s=1.5), DueRun(due_unix_s=2.0, asked="me")),
         running=("w",),
+        interrupted=True,
         past=(PastRun(due_unix_s=0.1, workflow_id="w", asked="me"),),
         skipped=3,
         missed_until_unix_s=7.25,

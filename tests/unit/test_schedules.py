@@ -235,6 +235,16 @@ def test_a_run_whose_cluster_was_lost_goes_on_first(overlap: Overlap) -> None:
     assert after(schedule, 10.0, RunInterrupted(workflow_id="w0"))[1] == ResumeRun(workflow_id="w0")
 
 
+@pytest.mark.parametrize("news", [RunResumed(workflow_id="w0"), RunEnded(workflow_id="w0")], ids=["resumed", "ended"])
+def test_a_run_that_finds_no_place_to_go_on_is_looked_at_again_until_it_does(news: ScheduleSignal) -> None:
+    schedule, _ = after(new(running=("w0",)), 5.0, RunInterrupted(workflow_id="w0"))
+    assert schedule.wake_unix_s == 0.0
+    assert schedule.has_work(5.0)
+    schedule, _ = after(schedule, 6.0, news)
+    assert schedule.wake_unix_s == 10.0
+    assert not schedule.has_work(6.0)
+
+
 def test_a_run_whose_cluster_was_lost_is_replaced() -> None:
     schedule = new(Overlap.REPLACE, running=("w0",))
     schedule, command = after(schedule, 10.0, RunInterrupted(workflow_id="w0"))

@@ -91,6 +91,7 @@ class Schedules:
         self._txn: WriteTransaction
         self._batch = Batch()
         self._now = 0.0
+        self._resuming = ""
 
     def perform(
         self, txn: WriteTransaction, operation: ScheduleOperation, batch: Batch, now_unix_s: float
@@ -128,6 +129,9 @@ class Schedules:
 
     def run_resumed(self, txn: WriteTransaction, workflow: WorkflowRow, now_unix_s: float) -> None:
         """A workflow was taken up again: if it is a run, it counts as one that goes on."""
+        if workflow.schedule == self._resuming:
+            # By the schedule itself, which is about to be written.
+            return
         row = _schedule_of(txn, workflow)
         if row is not None:
             signal = RunResumed(workflow_id=workflow.workflow_id)
@@ -298,7 +302,8 @@ class Schedules:
                     if self._cancel(command.workflow_id):
                         signals.insert(0, RunEnded(workflow_id=command.workflow_id))
                 case ResumeRun():
-                    self._resume(command.workflow_id)
+                    if self._resume(schedule.name, command.workflow_id):
+                        signals.insert(0, RunResumed(workflow_id=command.workflow_id))
         schedule_store.save(self._txn, replace(row, schedule=schedule), was=row, now_unix_s=self._now)
         wake_unix_s = schedule.wake_unix_s
         if wake_unix_s is not None:
@@ -367,12 +372,18 @@ class Schedules:
         assert isinstance(outcome, Accepted)
         return outcome.status.ended
 
-    def _resume(self, workflow_id: str) -> None:
+    def _resume(self, name: str, workflow_id: str) -> bool:
+        """Whether it goes on."""
+        self._resuming = name
         try:
             self._workflows.resume(self._txn, workflow_id)
         except Refusal as refusal:
             if not isinstance(refusal.error, queue.Full):
                 raise
+            return False
+        finally:
+            self._resuming = ""
+        return True
 
 
 def _schedule_of(txn: WriteTransaction, workflow: WorkflowRow) -> ScheduleRow | None:

@@ -75,6 +75,7 @@ class Schedule:
         paused: No time comes due; only what is asked for by hand starts.
         waiting: Runs that are due and not started.
         running: Ids of the workflows that count as going on; none is kept with ALLOW, which does not ask.
+        interrupted: Whether one of them lost its cluster, and found no place yet to go on.
         past: The last runs, the newest at the end.
         skipped: How many due times `overlap` did without.
         missed_until_unix_s: Times up to this one were missed: they were too long ago when they were looked at.
@@ -88,6 +89,7 @@ class Schedule:
     paused: bool = False
     waiting: tuple[DueRun, ...] = ()
     running: tuple[str, ...] = ()
+    interrupted: bool = False
     past: tuple[PastRun, ...] = ()
     skipped: int = 0
     missed_until_unix_s: float | None = None
@@ -98,12 +100,14 @@ class Schedule:
         if self.ready is not None and (not self.running or self.overlap is Overlap.REPLACE):
             # Not its due time: it was due, wherever the clock has been set meanwhile.
             return 0.0
+        if self.interrupted:
+            return 0.0
         return None if self.paused else self.next_due_unix_s
 
     def has_work(self, now_unix_s: float) -> bool:
-        """Whether a run waits, or comes due by this time."""
+        """Whether a run waits or is to go on, or a time comes due by now."""
         due = self.next_due_unix_s
-        return bool(self.waiting) or (not self.paused and due is not None and due <= now_unix_s)
+        return bool(self.waiting) or self.interrupted or (not self.paused and due is not None and due <= now_unix_s)
 
     @property
     def ready(self) -> DueRun | None:
@@ -202,7 +206,7 @@ class CancelRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeRun:
-    """Take this workflow up again: it goes before a newer run."""
+    """Take this workflow up again: it goes before a newer run. Answered by `RunResumed`, or not at all."""
 
     workflow_id: str
 
@@ -237,15 +241,16 @@ def apply(
         case RunRefused():
             return schedule, None
         case RunEnded():
-            schedule = replace(schedule, running=tuple(one for one in schedule.running if one != signal.workflow_id))
+            running = tuple(one for one in schedule.running if one != signal.workflow_id)
+            schedule = replace(schedule, running=running, interrupted=False)
         case RunResumed():
             if schedule.overlap is not Overlap.ALLOW and signal.workflow_id not in schedule.running:
                 schedule = replace(schedule, running=(*schedule.running, signal.workflow_id))
-            return schedule, None
+            return replace(schedule, interrupted=False), None
         case RunInterrupted():
             # Where only one may run it goes on first. Where a newer one replaces it, it is cancelled below.
             if schedule.overlap in (Overlap.SKIP, Overlap.QUEUE):
-                return schedule, ResumeRun(workflow_id=signal.workflow_id)
+                return replace(schedule, interrupted=True), ResumeRun(workflow_id=signal.workflow_id)
         case PauseRequested():
             schedule = replace(schedule, paused=True)
         case ResumeRequested():
@@ -270,6 +275,7 @@ def redefined(
         next_due_unix_s=next_due_unix_s,
         waiting=schedule.waiting[-1:] if only_one else schedule.waiting,
         running=() if overlap is Overlap.ALLOW else schedule.running,
+        interrupted=False,
     )
 
 

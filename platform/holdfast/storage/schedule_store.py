@@ -179,7 +179,11 @@ def _encode(row: ScheduleRow) -> bytes:
     header |= {"next": schedule.next_due_unix_s, "paused": schedule.paused, "running": schedule.running}
     header["waiting"] = [(run.due_unix_s, run.asked) for run in schedule.waiting]
     header["past"] = [(run.due_unix_s, run.workflow_id, run.asked) for run in schedule.past]
-    header |= {"skipped": schedule.skipped, "missed_until": schedule.missed_until_unix_s}
+    header |= {
+        "interrupted": schedule.interrupted,
+        "skipped": schedule.skipped,
+        "missed_until": schedule.missed_until_unix_s,
+    }
     header |= {"nonce": row.nonce, "digest": row.digest, "has_blobs": row.has_blobs}
     header |= {"metadata": row.user_metadata, "environment": row.environment}
     return Frame().close(header)
@@ -197,6 +201,7 @@ def _decode(raw: bytes) -> ScheduleRow:
             paused=header["paused"],
             waiting=tuple(DueRun(due_unix_s=due, asked=asked) for due, asked in header["waiting"]),
             running=tuple(header["running"]),
+            interrupted=header["interrupted"],
             past=tuple(PastRun(due_unix_s=due, workflow_id=run, asked=asked) for due, run, asked in header["past"]),
             skipped=header["skipped"],
             missed_until_unix_s=header["missed_until"],
