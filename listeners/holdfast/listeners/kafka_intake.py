@@ -16,6 +16,7 @@ from holdfast.storage.dead_letters import DeadLetter
 from holdfast.storage.event_store import IncomingEvent
 from holdfast.storage.interface import KeyValueStore
 
+_REST_OF_A_MS = 0.999
 UNDECODABLE, OVERSIZED, OUT_OF_RANGE = "undecodable", "oversized", "out-of-range"
 
 
@@ -151,14 +152,17 @@ def add_record(batch: Batch, record: Any, position: Position, *, max_bytes: int 
             )
         )
         return
+    before_use = record.offset < position.before_use
     event = IncomingEvent(
         key=record.key,
         value=record.value,
-        time_unix_s=record.timestamp / 1000,
+        # Kafka counts in milliseconds. Where the time decides who gets a message it is the end of its own: whoever
+        # asked for it earlier in the same millisecond must not lose it.
+        time_unix_s=(record.timestamp + (_REST_OF_A_MS if before_use else 0)) / 1000,
         dedupe_id=dedupe_id(position.topic_id, record.partition, record.offset),
         note=note,
         undecodable=not is_json(record.value),
-        before_use=record.offset < position.before_use,
+        before_use=before_use,
     )
     batch.events.append(event)
     if event.undecodable:
