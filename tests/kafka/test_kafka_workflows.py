@@ -330,6 +330,16 @@ def test_a_death_of_the_reading_process_loses_and_repeats_nothing(kafka, topic, 
     assert ray.get(value, timeout=90) == ([0, 1, 2, 3, 4, 5],)
 
 
+def test_the_status_of_the_platform_names_the_process_that_reads(kafka, topic, wid) -> None:
+    value = start_waiting(wid, topic, wait_for_event(KafkaListener, topic=topic, key="k"))
+    (reader,) = workflow.platform_status()["event_sources"]
+    assert reader["connection"] == "default"
+    os.kill(reader["pid"], signal.SIGKILL)
+    until(lambda: [one["pid"] for one in workflow.platform_status()["event_sources"]] not in ([], [reader["pid"]]))
+    kafka.produce(topic, [("k", "1")])
+    assert ray.get(value, timeout=60)[0].value == 1
+
+
 def test_a_death_of_the_management_actor_is_not_noticed(kafka, topic, wid) -> None:
     value = start_waiting(wid, topic, wait_for_event(KafkaListener, topic=topic, key="k"))
     os.kill(workflow.platform_status()["management"]["pid"], signal.SIGKILL)

@@ -379,6 +379,7 @@ class ManagementActor:
             "storage": str(self._config.storage),
             "management": {"pid": this_process().pid, "node_id": self._node_id},
             "executors": [entry for entry in found if entry is not None],
+            "event_sources": await self._sources.processes(),
             "workflows": counts,
             "retention": {
                 "keep_finished_s": retention.keep_s,

@@ -180,18 +180,29 @@ class SourceHosts:
                     )
             await asyncio.sleep(min(_LOOK_EVERY_S, self._lease_s))
 
-    async def _ping(self, name: str) -> None:
+    async def _ping(self, name: str) -> int | None:
+        """Its process's id; None when it does not run at present."""
         try:
-            await self._hosts[name].ping.remote()
+            pid: int = await self._hosts[name].ping.remote()
         except ActorDiedError as error:
             # It could not open the storage when Ray started it again, and Ray tries that once.
             log.error("the process of Kafka connection %s is gone for good, making it anew: %s", name, error)
             self._hosts[name] = self._host(name)
+            return None
         except RayError:
             # Ray is starting it again; the next ping tells.
-            return
+            return None
+        return pid
 
     # -- what can be seen and done ---------------------------------------------------------------------------------
+
+    async def processes(self) -> list[dict[str, Any]]:
+        """Those that answer, for people: `connection` and `pid` of each."""
+        calls = {name: asyncio.ensure_future(self._ping(name)) for name in self._hosts}
+        if calls:
+            await asyncio.wait(calls.values(), timeout=_ANSWERING_S)
+        pids = {name: call.result() for name, call in calls.items() if call.done()}
+        return [{"connection": name, "pid": pid} for name, pid in pids.items() if pid is not None]
 
     async def reports(self) -> list[SourceReport]:
         """All outside sources."""

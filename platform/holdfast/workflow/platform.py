@@ -93,7 +93,8 @@ def platform_status() -> dict[str, Any]:
 
     Returns:
         `storage` (path), `management` (`pid`, `node_id`), `executors` (a list of `name`, `pid` and `in_memory`: how
-        many workflows it holds in memory, which those that only wait are not), `workflows` (how many there are of
+        many workflows it holds in memory, which those that only wait are not), `event_sources` (a list of
+        `connection` and `pid`: the processes that read outside sources, as Kafka), `workflows` (how many there are of
         each status) and `retention` (`keep_finished_s` and `keep_finished`, None for no limit, and `removed`: how
         many workflows the management actor has removed since it started).
     """
