@@ -15,6 +15,7 @@ from rich.table import Table
 from examples.orders.orders_file import Order
 from examples.orders.outside import OPENING_STOCK, Outside
 from examples.orders.process import OUTCOMES, SHIPPED
+from examples.orders.report import Report
 
 # The stage an operation belongs to. A stage begins only when the one before it was logged, so a call of an
 # earlier stage after one of a later stage is a logged task that was run again.
@@ -35,13 +36,14 @@ class Finding:
         return self.expected == self.found
 
 
-def audit(outside: Outside, orders: Iterable[Order], statuses: Mapping[str, str]) -> list[Finding]:
+def audit(outside: Outside, orders: Iterable[Order], statuses: Mapping[str, str], nightly: Report) -> list[Finding]:
     """Hold the books against the orders.
 
     Args:
         outside: The world with the books.
         orders: Every good order of the file.
         statuses: Holdfast's status of each workflow, by order id.
+        nightly: The nightly report, which was made when all was done.
     """
     wanted = {order.order_id: order for order in orders}
     with outside.connected() as db:
@@ -102,6 +104,11 @@ def audit(outside: Outside, orders: Iterable[Order], statuses: Mapping[str, str]
                 ),
             ),
             Finding(question="logged tasks that were run again", expected=0, found=_logged_and_run_again(db)),
+            Finding(
+                question="the nightly report",
+                expected=_due_report(wanted, receipts),
+                found=nightly,
+            ),
         ]
 
 
@@ -116,6 +123,16 @@ def as_table(findings: Iterable[Finding]) -> Table:
         mark = "[green]ok[/]" if finding.passed else "[bold red]WRONG[/]"
         table.add_row(finding.question, _short(finding.expected), _short(finding.found), mark)
     return table
+
+
+def _due_report(orders: Mapping[str, Order], receipts: Mapping[str, str]) -> Report:
+    """What the nightly report should say: the outcomes of the receipts, and the money of the orders."""
+    outcomes: dict[str, tuple[int, int]] = {}
+    for order_id, outcome in receipts.items():
+        count, cents = outcomes.get(outcome, (0, 0))
+        paid = orders[order_id].total_cents if outcome == SHIPPED and order_id in orders else 0
+        outcomes[outcome] = (count + 1, cents + paid)
+    return Report(outcomes=outcomes)
 
 
 def _short(value: object) -> str:

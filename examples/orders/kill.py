@@ -1,4 +1,4 @@
-"""The accident: SIGKILL for an executor, then for the management actor, in the middle of the work."""
+"""The accident: SIGKILL for an executor, the reader of Kafka, and the management actor, in the middle of the work."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Accident:
 
     @property
     def complete(self) -> bool:
-        """Whether both kinds of process have been killed."""
-        return len(self.killed) == 2
+        """Whether all kinds of process have been killed."""
+        return len(self.killed) == 3
 
     def strike(self) -> str | None:
         """Kill the next victim.
@@ -30,6 +30,8 @@ class Accident:
         status = workflow.platform_status()
         if "executor" not in self.killed:
             return self._kill("executor", _first_pid(status["executors"]), "Its orders go to another executor.")
+        if "reader of Kafka" not in self.killed:
+            return self._kill("reader of Kafka", _first_pid(status["event_sources"]), "It reads on where it was.")
         if "management actor" not in self.killed:
             return self._kill("management actor", _first_pid([status["management"]]), "Ray starts it again.")
         return None
@@ -37,8 +39,9 @@ class Accident:
     def replaced(self) -> bool:
         """Whether the platform runs on, on other processes than the killed ones."""
         status = workflow.platform_status()
-        alive = {entry["pid"] for entry in [status["management"], *status["executors"]]}
-        return bool(status["executors"]) and alive.isdisjoint(self.killed.values())
+        readers, executors = status["event_sources"], status["executors"]
+        alive = {entry["pid"] for entry in [status["management"], *executors, *readers]}
+        return bool(executors) and bool(readers) and alive.isdisjoint(self.killed.values())
 
     def _kill(self, role: str, pid: int | None, what_next: str) -> str | None:
         if pid is None:

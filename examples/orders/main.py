@@ -8,18 +8,19 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 
 from rich.console import Console
 
-from examples.orders import audit
+from examples.orders import audit, report
+from examples.orders.confirmations import Confirmations, LineError, open_line
 from examples.orders.kill import Accident
 from examples.orders.orders_file import Order, read_orders
 from examples.orders.outside import Outside
 from examples.orders.payments import PaymentService
 from examples.orders.platform_start import StoppedError, StopSignals, start_platform, stop_platform
-from examples.orders.process import confirm, submit
+from examples.orders.process import submit
 from examples.orders.view import View, look
 from holdfast import workflow
 
@@ -31,10 +32,11 @@ RAY_SAYS = "ray.log"
 
 ROUND_S = 0.25
 SUBMITTED_PER_ROUND = 30
-PAUSE_BETWEEN_KILLS_S = 3.0
+PAUSE_BETWEEN_KILLS_S = 2.0
 # With fewer orders to do (a resumed run near its end) a kill would hit an idle platform and show nothing.
 LEAST_ORDERS_FOR_KILLS = 40
 NO_PROGRESS_LIMIT_S = 60.0
+REPLACED_WITHIN_S = 30.0
 
 
 class StuckError(Exception):
@@ -50,6 +52,7 @@ def main(folder: Path = DEFAULT_FOLDER) -> int:
         only_one_demo(folder, console) as alone,
         (folder / RAY_SAYS).open("w", buffering=1) as ray_says,
         redirect_stdout(ray_says),
+        ExitStack() as ended_last,
     ):
         if not alone:
             return 1
@@ -58,11 +61,11 @@ def main(folder: Path = DEFAULT_FOLDER) -> int:
         try:
             # Inside the `try`: from the first signal on there is somebody who tidies up.
             signals.listen()
-            code = run(folder, console, signals)
+            code = run(folder, console, signals, ended_last)
         except StoppedError:
             console.print("\nStopped. `make demo` again goes on with the orders that are open.")
-        except StuckError as stuck:
-            console.print(f"[bold red]{stuck}[/]")
+        except (StuckError, LineError, report.NoReportError) as problem:
+            console.print(problem, style="bold red", markup=False, highlight=False)
             code = 1
         finally:
             signals.ignore()
@@ -70,8 +73,8 @@ def main(folder: Path = DEFAULT_FOLDER) -> int:
         return code
 
 
-def run(folder: Path, console: Console, signals: StopSignals) -> int:
-    """Everything between the start and the audit."""
+def run(folder: Path, console: Console, signals: StopSignals, ended_last: ExitStack) -> int:
+    """Everything between the start and the audit. What must outlive the platform goes to `ended_last`."""
     begin(folder, console)
     orders, bad_rows = read_orders(ORDERS_FILE)
     console.print(f"{ORDERS_FILE.name}: {len(orders)} orders, and {len(bad_rows)} rows that are skipped:")
@@ -80,9 +83,13 @@ def run(folder: Path, console: Console, signals: StopSignals) -> int:
 
     outside = Outside(str(folder / "outside.db"))
     outside.open_for_business()
-    start_platform(folder / "holdfast")
+    line = ended_last.enter_context(Confirmations(folder))
+    start_platform(folder / "holdfast", line.servers)
+    open_line(line)
+    console.print(f"Confirmations come by Kafka ({line.where}), topic {line.topic}.", highlight=False)
+    report.schedule_report(outside)
     # Ids that the store knows are done or being resumed; submitting them again is not for us to do.
-    known = statuses()
+    known = statuses(orders)
     for order_id, status in known.items():
         if status == "FAILED":
             workflow.resume_async(order_id)
@@ -93,11 +100,14 @@ def run(folder: Path, console: Console, signals: StopSignals) -> int:
 
     accident = Accident()
     with View(console) as view:
-        work(outside, orders, to_submit=to_submit, view=view, accident=accident, signals=signals)
-        if accident.killed and not accident.replaced():
-            raise StuckError("The killed processes were not replaced.")
+        work(outside, line, orders, to_submit=to_submit, view=view, accident=accident, signals=signals)
+        if accident.killed:
+            wait_until_replaced(accident)
 
-    findings = audit.audit(outside, orders, statuses())
+    console.print(f"All are closed. The nightly report is due {report.next_night():%Y-%m-%d %H:%M %Z}; here it is now:")
+    made = report.report_of_tonight()
+    console.print(report.as_table(made))
+    findings = audit.audit(outside, orders, statuses(orders), made)
     console.print(audit.as_table(findings))
     if not all(finding.passed for finding in findings):
         console.print(f"[bold red]The audit failed.[/] {folder} is kept as it is; remove it to start afresh.")
@@ -109,6 +119,7 @@ def run(folder: Path, console: Console, signals: StopSignals) -> int:
 
 def work(
     outside: Outside,
+    line: Confirmations,
     orders: list[Order],
     *,
     to_submit: list[Order],
@@ -128,11 +139,12 @@ def work(
     while True:
         signals.check()
         for _ in range(min(SUBMITTED_PER_ROUND, len(queue))):
-            submit(outside, queue[-1])
+            submit(outside, line.topic, queue[-1])
             queue.pop()
-        for order_id in payments.confirmations_due():
-            confirm(order_id)
-            # A stop between these two lines sends the event twice, which nobody minds: it is read once.
+        confirmed = payments.confirmations_due()
+        line.tell(confirmed)
+        for order_id in confirmed:
+            # A stop before this line has it told twice, which nobody minds: an order listens once.
             payments.confirmation_was_told(order_id)
 
         progress = look(outside, total=len(orders), submitted=len(orders) - len(queue), killed=len(accident.killed))
@@ -144,12 +156,12 @@ def work(
             if said is not None:
                 view.say(said, style="bold red")
                 next_kill_at_s = now_s + PAUSE_BETWEEN_KILLS_S
-        if not queue and progress.closed == progress.total and no_order_is_active():
+        if not queue and progress.closed == progress.total and not active(statuses(orders)):
             return
         if progress.closed > closed:
             closed, closed_at_s = progress.closed, now_s
         elif now_s - closed_at_s > NO_PROGRESS_LIMIT_S:
-            waiting = [order_id for order_id, status in statuses().items() if status != "SUCCESSFUL"]
+            waiting = [order_id for order_id, status in statuses(orders).items() if status != "SUCCESSFUL"]
             raise StuckError(f"No order was closed for {NO_PROGRESS_LIMIT_S:g} s. Open: {', '.join(waiting[:10])}")
         time.sleep(ROUND_S)
 
@@ -168,14 +180,24 @@ def begin(folder: Path, console: Console) -> None:
         console.print("The last run was stopped; this one goes on where it was.")
 
 
-def statuses() -> Mapping[str, str]:
+def statuses(orders: list[Order]) -> Mapping[str, str]:
     """Holdfast's status of every order it knows."""
-    return {order_id: str(status) for order_id, status in workflow.list_all()}
+    wanted = {order.order_id for order in orders}
+    return {workflow_id: str(status) for workflow_id, status in workflow.list_all() if workflow_id in wanted}
 
 
-def no_order_is_active() -> bool:
-    """Whether Holdfast owes no order any progress. The last receipt is filed a moment before its task is logged."""
-    return not workflow.list_all({"RUNNING", "PENDING", "RESUMABLE"})
+def active(known: Mapping[str, str]) -> bool:
+    """Whether Holdfast owes an order progress. The last receipt is filed a moment before its task is logged."""
+    return not {"RUNNING", "PENDING", "RESUMABLE"}.isdisjoint(known.values())
+
+
+def wait_until_replaced(accident: Accident) -> None:
+    """Wait until other processes have taken the places of the killed ones."""
+    deadline_s = time.monotonic() + REPLACED_WITHIN_S
+    while not accident.replaced():
+        if time.monotonic() > deadline_s:
+            raise StuckError("The killed processes were not replaced.")
+        time.sleep(ROUND_S)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class StopSignals:
         raise StoppedError
 
 
-def start_platform(storage: Path) -> None:
+def start_platform(storage: Path, kafka_servers: str) -> None:
     """Start Ray and Holdfast; what was running when the last run was stopped goes on by itself."""
     # Holdfast tells of every task; with 300 orders in one window that would hide the table.
     logging.getLogger("holdfast").setLevel(logging.WARNING)
@@ -53,7 +53,7 @@ def start_platform(storage: Path) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Four workers also on two cores: the tasks wait for services, they do not compute.
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    workflow.init(str(storage), resume="auto")
+    workflow.init(str(storage), resume="auto", kafka={"default": {"bootstrap_servers": kafka_servers}})
 
 
 def stop_platform(console: Console) -> None:

@@ -16,8 +16,7 @@ from examples.orders.outside import Outside
 from examples.orders.payments import CardDeclinedError, PaymentService
 from examples.orders.warehouse import Warehouse
 from holdfast import workflow
-from holdfast.workflow.exceptions import WorkflowEndedError
-from holdfast.workflow.http_event_provider import HTTPListener
+from holdfast.listeners import KafkaListener
 
 CONFIRMATION_PATIENCE_S = 8.0
 CHARGE_TIMEOUT_S = 1.5
@@ -30,11 +29,11 @@ OUTCOMES = (SHIPPED, NOT_CONFIRMED, DECLINED, OUT_OF_STOCK)
 
 
 @ray.remote(**workflow.options(task_id="reserve"))
-def reserve(outside: Outside, order: Order) -> Any:
+def reserve(outside: Outside, topic: str, order: Order) -> Any:
     """Reserve the stock, and go on to the payment."""
     if not Warehouse(outside).reserve(order.order_id, order.items):
         return workflow.continuation(receipt.bind(outside, order, OUT_OF_STOCK))
-    return workflow.continuation(await_confirmation.bind(outside, order, charge.bind(outside, order)))
+    return workflow.continuation(await_confirmation.bind(outside, topic, order, charge.bind(outside, order)))
 
 
 # The back-off is a row in the store, not a worker that sleeps; a declined card is final; and an attempt
@@ -55,13 +54,13 @@ def charge(outside: Outside, order: Order) -> str:
 
 
 @ray.remote(**workflow.options(task_id="await_confirmation"))
-def await_confirmation(outside: Outside, order: Order, charged: tuple[str | None, Exception | None]) -> Any:
-    """Wait for the customer's confirmation, or for our patience to end. Nothing runs meanwhile."""
+def await_confirmation(outside: Outside, topic: str, order: Order, charged: tuple[str | None, Exception | None]) -> Any:
+    """Wait for the message of the customer's confirmation, or for our patience to end. Nothing runs meanwhile."""
     _, problem = charged
     if problem is not None:
         released: Any = release.bind(outside, order, False)
         return workflow.continuation(receipt.bind(outside, order, DECLINED, released))
-    confirmation = workflow.wait_for_event(HTTPListener, event_key="payment")
+    confirmation = workflow.wait_for_event(KafkaListener, topic=topic, key=order.order_id)
     patience = workflow.sleep(CONFIRMATION_PATIENCE_S)
     first = workflow.wait([confirmation, patience], num_returns=1)
     return workflow.continuation(decide.bind(outside, order, first))
@@ -71,7 +70,7 @@ def await_confirmation(outside: Outside, order: Order, charged: tuple[str | None
 def decide(outside: Outside, order: Order, first: tuple[list[Any], list[Any]]) -> Any:
     """Ship in parallel parcels when the payment was confirmed; otherwise undo what was done."""
     ready, _ = first
-    # The event is ("payment", payload); a sleep that is over is None.
+    # The event is a message; a sleep that is over is None.
     if ready[0] is None:
         released: Any = release.bind(outside, order, True)
         return workflow.continuation(receipt.bind(outside, order, NOT_CONFIRMED, released))
@@ -101,15 +100,13 @@ def receipt(outside: Outside, order: Order, outcome: str, *_done_before: Any) ->
     return outcome
 
 
-def submit(outside: Outside, order: Order) -> None:
-    """Start the workflow of an order, under the order's own id. From here on it needs nobody."""
-    workflow.run_async(reserve.bind(outside, order), workflow_id=order.order_id, metadata={"customer": order.customer})
+def submit(outside: Outside, topic: str, order: Order) -> None:
+    """Start the workflow of an order, under the order's own id. From here on it needs nobody.
 
-
-def confirm(order_id: str) -> None:
-    """Tell the workflow of an order that the customer has confirmed the payment. Safe to say again."""
-    try:
-        workflow.send_event(order_id, "payment", {"confirmed": True}, idempotency_key="confirmed")
-    except WorkflowEndedError:
-        # Too late: the order gave up, released its stock and was closed before the confirmation came.
-        return
+    Args:
+        outside: The world with the books.
+        topic: Where its confirmation comes, as a message whose key is the order's id.
+        order: The order.
+    """
+    started: Any = reserve.bind(outside, topic, order)
+    workflow.run_async(started, workflow_id=order.order_id, metadata={"customer": order.customer})

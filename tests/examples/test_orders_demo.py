@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from examples.orders.audit import audit
+from examples.orders.confirmations import JOURNAL, Confirmations
 from examples.orders.orders_file import COLUMNS, Order, read_orders
 from examples.orders.outside import Outside, lot
 from examples.orders.payments import CardDeclinedError, PaymentService, PaymentUnavailableError
 from examples.orders.process import NOT_CONFIRMED, SHIPPED
+from examples.orders.report import Report, read_books
 from examples.orders.warehouse import Warehouse
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -49,9 +52,10 @@ def close_as_shipped(outside: Outside, order: Order) -> None:
     warehouse.file_receipt(order.order_id, SHIPPED, order.total_cents)
 
 
-def wrong(outside: Outside, status: str = "SUCCESSFUL") -> list[str]:
+def wrong(outside: Outside, status: str = "SUCCESSFUL", nightly: Report | None = None) -> list[str]:
     """The questions that the audit answers with no."""
-    return [finding.question for finding in audit(outside, [ORDER], {ORDER.order_id: status}) if not finding.passed]
+    findings = audit(outside, [ORDER], {ORDER.order_id: status}, nightly or read_books(outside))
+    return [finding.question for finding in findings if not finding.passed]
 
 
 class TestOrdersFile:
@@ -135,6 +139,36 @@ class TestAudit:
         Warehouse(outside).file_receipt(ORDER.order_id, NOT_CONFIRMED, 0)
         assert wrong(outside) == ["pieces sent in parcels", "parcels of orders that were not shipped"]
 
+    def test_a_nightly_report_that_leaves_money_out_is_found(self, outside: Outside) -> None:
+        close_as_shipped(outside, ORDER)
+        assert wrong(outside, nightly=Report(outcomes={SHIPPED: (1, 0)})) == ["the nightly report"]
+
+
+class TestConfirmations:
+    @pytest.fixture(autouse=True)
+    def _without_servers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+
+    def test_a_new_broker_is_given_what_the_old_one_had_where_it_had_it(self, tmp_path: Path) -> None:
+        with Confirmations(tmp_path) as line:
+            line.tell([f"order-{number}" for number in range(20)])
+            line.tell(["order-3"])
+            topic, there = line.topic, messages_of(line)
+        with Confirmations(tmp_path) as line:
+            assert line.topic == topic
+            assert messages_of(line) == there
+        assert len(there) == 21
+
+    def test_what_was_half_written_down_when_it_was_stopped_was_not_said(self, tmp_path: Path) -> None:
+        with Confirmations(tmp_path) as line:
+            line.tell(["a"])
+        with (tmp_path / JOURNAL).open("a") as journal:
+            journal.write('[0, "b", {"conf')
+        with Confirmations(tmp_path) as line:
+            line.tell(["c"])
+        with Confirmations(tmp_path) as line:
+            assert {key for _, _, key, _ in messages_of(line)} == {b"a", b"c"}
+
 
 @pytest.mark.slow
 class TestTheWholeDemo:
@@ -159,9 +193,33 @@ class TestTheWholeDemo:
         said, _ = again.communicate(timeout=200)
         assert again.returncode == 0, said
         assert "From the run before:" in said
-        assert said.count("kill -9") == 2
+        assert said.count("kill -9") == 3
         assert "The audit is clean." in said
         assert processes_of_session(again.pid) == []
+
+
+def messages_of(line: Confirmations) -> set[tuple[int, int, bytes, bytes]]:
+    """All that the Kafka of a line has of its topic: partition, offset, key and value."""
+    settings = {"bootstrap.servers": line.servers, "group.id": "test", "enable.partition.eof": True, "log_level": 0}
+    reader = Consumer(settings)
+    try:
+        partitions = reader.list_topics(line.topic, timeout=30).topics[line.topic].partitions
+        reader.assign([TopicPartition(line.topic, partition, 0) for partition in partitions])
+        found, ended = set(), set()
+        deadline_s = time.monotonic() + 60
+        while len(ended) < len(partitions):
+            assert time.monotonic() < deadline_s, f"read {len(found)} messages, and then nothing"
+            message = reader.poll(1.0)
+            if message is None:
+                continue
+            if message.error() is not None:
+                assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
+                ended.add(message.partition())
+                continue
+            found.add((message.partition(), message.offset(), message.key(), message.value()))
+        return found
+    finally:
+        reader.close()
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
