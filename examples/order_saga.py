@@ -4,7 +4,9 @@
 
 A message on `orders` starts the workflow of that order. It reserves stock, charges, and waits for a message on
 `payments` with the order's number. When none comes in time, or the payment was refused, what was done is undone, last
-step first. It runs against the Kafka of `KAFKA_BOOTSTRAP_SERVERS`, or else against one inside this process.
+step first. It runs against the Kafka of `KAFKA_BOOTSTRAP_SERVERS`, which has to make topics by itself, or else against
+one inside this process. That one cannot tell which of its messages are young, so nothing is written to a topic before
+it is read.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from holdfast.listeners import KafkaListener, KafkaMessage
 from holdfast.workflow.exceptions import EventTimeoutError
 
 PATIENCE_S = 15.0
+LONGEST_S = 60.0
 
 
 def note(ledger: Path, order: str, what: str) -> None:
@@ -71,6 +74,7 @@ def main(storage: Path | None = None) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as scratch, kafka() as servers:
         ledger = Path(scratch) / "ledger"
         ray.init(address="local", log_to_driver=False, ignore_reinit_error=True, logging_level=logging.ERROR)
+        asyncio.run(make_topics(servers, orders, payments))
         workflow.init(
             storage or Path(scratch) / "storage",
             kafka={"default": {"bootstrap_servers": servers, "on_offset_out_of_range": "earliest"}},
@@ -86,10 +90,14 @@ def main(storage: Path | None = None) -> dict[str, str]:
                 return workflow.continuation(decide.bind(ledger, order, wait.bind(payments, order, charged)))
 
             workflow.on_event(KafkaListener, topic=orders, start=take_order, workflow_id=f"{run}-{{key}}")
-            # Two messages of order-2: the second starts nothing. order-3 is refused, and of order-4 nothing is heard.
-            said = [(orders, f"order-{number}", {"total": number}) for number in (1, 2, 2, 3, 4)]
-            said += [(payments, f"order-{number}", {"paid": number != 3}) for number in (1, 2, 3)]
-            asyncio.run(produce(servers, said))
+            wait_until_read(orders)
+            # Two messages of order-2: the second starts nothing.
+            ordered = [(f"order-{number}", {"total": number}) for number in (1, 2, 2, 3, 4)]
+            asyncio.run(produce(servers, orders, ordered))
+            # An order is the first to ask for payments. That of order-3 is refused, and of order-4 nothing is heard.
+            wait_until_read(payments)
+            paid = [(f"order-{number}", {"paid": number != 3}) for number in (1, 2, 3)]
+            asyncio.run(produce(servers, payments, paid))
             outcomes = {order: outcome_of(f"{run}-{order}") for order in ("order-1", "order-2", "order-3", "order-4")}
             audit(ledger, outcomes)
             return outcomes
@@ -97,14 +105,31 @@ def main(storage: Path | None = None) -> dict[str, str]:
             workflow.shutdown()
 
 
+def wait_until_read(topic: str) -> None:
+    """Wait until a topic, which somebody has asked for, is being read."""
+
+    def is_read() -> bool:
+        sources = {source.name: source for source in workflow.event_sources()}
+        source = sources.get(f"kafka/default/{topic}")
+        # Reading has begun where the partitions have positions.
+        return source is not None and source.state == "reading" and len(source.partitions) > 0
+
+    wait_until(is_read, f"{topic} is not read")
+
+
 def outcome_of(workflow_id: str) -> str:
     """What a workflow came to, once its message has started it."""
-    deadline = time.monotonic() + 60
-    while workflow_id not in dict(workflow.list_all()):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"no message has started {workflow_id}")
-        time.sleep(0.1)
+    wait_until(lambda: workflow_id in dict(workflow.list_all()), f"no message has started {workflow_id}")
     return str(workflow.get_output(workflow_id))
+
+
+def wait_until(true: Callable[[], bool], problem: str) -> None:
+    """Wait for a condition; give up with the problem when it takes too long."""
+    deadline = time.monotonic() + LONGEST_S
+    while not true():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{problem}, and {LONGEST_S:g} s have passed")
+        time.sleep(0.1)
 
 
 def audit(ledger: Path, outcomes: dict[str, str]) -> None:
@@ -121,15 +146,18 @@ def audit(ledger: Path, outcomes: dict[str, str]) -> None:
             raise SystemExit(f"{order} did {steps} and not {expected}")
 
 
-async def produce(servers: str, messages: list[tuple[str, str, Any]]) -> None:
-    """Send (topic, key, value) each, as JSON."""
-    producer = AIOKafkaProducer(bootstrap_servers=servers)
-    await producer.start()
-    try:
-        for topic, key, value in messages:
+async def make_topics(servers: str, *topics: str) -> None:
+    """Ask for topics, which makes them: Holdfast reads those that are there."""
+    async with AIOKafkaProducer(bootstrap_servers=servers) as producer:
+        for topic in topics:
+            await producer.partitions_for(topic)
+
+
+async def produce(servers: str, topic: str, messages: list[tuple[str, Any]]) -> None:
+    """Send (key, value) each, as JSON."""
+    async with AIOKafkaProducer(bootstrap_servers=servers) as producer:
+        for key, value in messages:
             await producer.send_and_wait(topic, json.dumps(value).encode(), key=key.encode())
-    finally:
-        await producer.stop()
 
 
 @contextmanager

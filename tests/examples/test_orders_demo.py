@@ -7,20 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from examples.orders.audit import audit
-from examples.orders.confirmations import JOURNAL, Confirmations
+from examples.orders.confirmations import JOURNAL, LINE_TEST, Confirmations
 from examples.orders.orders_file import COLUMNS, Order, read_orders
 from examples.orders.outside import Outside, lot
 from examples.orders.payments import CardDeclinedError, PaymentService, PaymentUnavailableError
 from examples.orders.process import NOT_CONFIRMED, SHIPPED
 from examples.orders.report import Report, read_books
 from examples.orders.warehouse import Warehouse
+from tests.kafka.running_kafka import RunningKafka
 
 PROJECT = Path(__file__).resolve().parents[2]
 ORDER = Order(order_id="order-0001", customer="Ada", items={"lamp": 2, "rug": 1}, total_cents=22700)
@@ -173,29 +174,62 @@ class TestConfirmations:
 @pytest.mark.slow
 class TestTheWholeDemo:
     @pytest.fixture
-    def demo(self, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-        process = start(tmp_path / "demo")
-        yield process
-        if process.poll() is None:
-            process.terminate()
-            process.communicate(timeout=60)
+    def start(self, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+        """Starts it, on its own Kafka or that of some servers."""
+        started: list[subprocess.Popen[str]] = []
+
+        def start_one(servers: str = "") -> subprocess.Popen[str]:
+            started.append(start_demo(tmp_path / "demo", servers))
+            return started[-1]
+
+        yield start_one
+        for process in started:
+            if process.poll() is None:
+                process.terminate()
+                process.communicate(timeout=60)
 
     def test_it_is_stopped_by_ctrl_c_without_leftovers_and_then_goes_on(
-        self, demo: subprocess.Popen[str], tmp_path: Path
+        self, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
     ) -> None:
-        wait_until_some_orders_are_closed(demo, tmp_path / "demo" / "outside.db")
-        os.killpg(demo.pid, signal.SIGINT)
-        said, _ = demo.communicate(timeout=60)
-        assert demo.returncode == 130, said
-        assert processes_of_session(demo.pid) == []
+        demo = start()
+        journal = tmp_path / "demo" / JOURNAL
+        wait_until(demo, lambda: journal.exists() and LINE_TEST in journal.read_text(), "the line was not tried")
+        stop(demo)
 
-        again = start(tmp_path / "demo")
-        said, _ = again.communicate(timeout=200)
-        assert again.returncode == 0, said
+        again = start()
+        outside = Outside(str(tmp_path / "demo" / "outside.db"))
+        wait_until(again, lambda: receipts(outside) >= 10, "no ten orders were closed")
+        stop(again)
+
+        at_last = start()
+        said = end_of(at_last)
         assert "From the run before:" in said
         assert said.count("kill -9") == 3
-        assert "The audit is clean." in said
-        assert processes_of_session(again.pid) == []
+
+    def test_it_runs_on_a_real_kafka(
+        self, start: Callable[..., subprocess.Popen[str]], kafka: RunningKafka, tmp_path: Path
+    ) -> None:
+        said = end_of(start(kafka.broker.bootstrap_servers))
+        assert f"by Kafka (the servers {kafka.bootstrap_servers})" in said
+        assert not (tmp_path / "demo" / JOURNAL).exists()
+
+
+def stop(demo: subprocess.Popen[str]) -> None:
+    """Stop it as Ctrl-C does, and see that nothing is left."""
+    os.killpg(demo.pid, signal.SIGINT)
+    said, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 130, said
+    assert processes_of_session(demo.pid) == []
+
+
+def end_of(demo: subprocess.Popen[str]) -> str:
+    """Wait for its good end, and see that nothing is left; what it said."""
+    said, _ = demo.communicate(timeout=200)
+    assert demo.returncode == 0, said
+    assert "Nightly report" in said
+    assert "The audit is clean." in said
+    assert processes_of_session(demo.pid) == []
+    return said
 
 
 def messages_of(line: Confirmations) -> set[tuple[int, int, bytes, bytes]]:
@@ -222,10 +256,14 @@ def messages_of(line: Confirmations) -> set[tuple[int, int, bytes, bytes]]:
         reader.close()
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start_demo(folder: Path, servers: str) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
+    if servers:
+        environment["KAFKA_BOOTSTRAP_SERVERS"] = servers
     return subprocess.Popen(
         [sys.executable, "-m", "examples.orders", str(folder)],
         cwd=PROJECT,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -233,13 +271,12 @@ def start(folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_until_some_orders_are_closed(demo: subprocess.Popen[str], database: Path) -> None:
+def wait_until(demo: subprocess.Popen[str], true: Callable[[], bool], problem: str) -> None:
     deadline_s = time.monotonic() + 90
-    while time.monotonic() < deadline_s and demo.poll() is None:
-        if database.exists() and receipts(Outside(str(database))) >= 10:
-            return
+    while not true():
+        assert demo.poll() is None, f"{problem}: it has ended, and said {demo.communicate()[0]}"
+        assert time.monotonic() < deadline_s, f"{problem} in time"
         time.sleep(0.1)
-    raise AssertionError("no ten orders were closed in time")
 
 
 def receipts(outside: Outside) -> int:
