@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined] # not re-exported by name
 
 from deploy.kafka.in_process import InProcessBroker
@@ -31,7 +31,7 @@ LINE_TEST = "line-test"
 ACTIVE = ("RUNNING", "PENDING")
 
 PARTITIONS = 4
-PATIENCE_S = 30.0
+PATIENCE_S = 10.0
 LOOK_EVERY_S = 0.2
 LINE_TEST_INTERVAL_S = 0.5
 LINE_TEST_PATIENCE_S = 60.0
@@ -51,6 +51,9 @@ class Confirmations:
         servers: Where Kafka answers.
         topic: Made anew for a demo that starts afresh, kept by one that goes on.
         where: What Kafka that is, for people.
+
+    Raises:
+        LineError: Kafka cannot be reached, or has no topic for us.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,9 +64,12 @@ class Confirmations:
         self.topic = _kept_topic(folder / TOPIC)
         # Nothing is sent twice or overtakes, also when an answer of the server is lost.
         self._producer: Any = Producer({"bootstrap.servers": self.servers, "enable.idempotence": True, "log_level": 0})
-        if given:
-            _make_topic(given, self.topic)
-        self._partitions = self._count_partitions()
+        try:
+            if given:
+                _make_topic(given, self.topic)
+            self._partitions = self._count_partitions()
+        except KafkaException as error:
+            raise LineError(f"Kafka at {self.servers} gives no topic {self.topic}: {error}") from error
         self._journal = folder / JOURNAL
         if self._broker is not None:
             self._say_all_again()
@@ -149,9 +155,9 @@ class Confirmations:
 def open_line(line: Confirmations) -> None:
     """Talk on the line until a workflow hears it.
 
-    A topic that Holdfast reads for the first time is read from when it was first asked for, by the clocks of messages;
-    the broker in this process keeps none, and there what was said before the first reading is not heard. So nothing
-    that matters is said before this returns.
+    A topic is read from when somebody first asked for it, by the times of its messages. The broker in this process
+    cannot look messages up by their time: there, what was said before the first reading is not heard. So nothing that
+    matters is said before this returns.
 
     Raises:
         LineError: Nothing is heard.

@@ -47,5 +47,4 @@ def test_an_order_is_shipped_or_undone_whatever_becomes_of_its_payment() -> None
 @pytest.mark.skipif(bool(missing_tools()), reason=f"needs a real Kafka, and {missing_tools()}")
 def test_it_runs_on_a_real_kafka() -> None:
     with Broker(auto_create_topics=True) as broker:
-        broker.start()
         assert run(broker.bootstrap_servers) == EXPECTED

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+from examples.orders import confirmations
 from examples.orders.audit import audit
-from examples.orders.confirmations import JOURNAL, LINE_TEST, Confirmations
+from examples.orders.confirmations import JOURNAL, LINE_TEST, Confirmations, LineError
 from examples.orders.orders_file import COLUMNS, Order, read_orders
 from examples.orders.outside import Outside, lot
 from examples.orders.payments import CardDeclinedError, PaymentService, PaymentUnavailableError
@@ -159,6 +160,12 @@ class TestConfirmations:
             assert line.topic == topic
             assert messages_of(line) == there
         assert len(there) == 21
+
+    def test_servers_that_do_not_answer_are_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+        monkeypatch.setattr(confirmations, "PATIENCE_S", 0.5)
+        with pytest.raises(LineError, match=r"127\.0\.0\.1:1 gives no topic confirmations-"):
+            Confirmations(tmp_path)
 
     def test_what_was_half_written_down_when_it_was_stopped_was_not_said(self, tmp_path: Path) -> None:
         with Confirmations(tmp_path) as line:
