@@ -10,6 +10,8 @@ STAMP := $(VENV)/.installed
 N ?= 200000
 SEED ?= 0
 REPEAT ?= 3
+# Once, and not within the time limit of a test.
+GET_KAFKA = $(BIN)/python deploy/kafka/broker.py --download
 
 # A virtual environment of the caller must not leak into ours.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
@@ -33,10 +35,12 @@ kafka: ## Run a real Kafka until Ctrl-C (needs Java and Maven) and say where it 
 	@exec "$(PYTHON)" deploy/kafka/broker.py
 
 test: $(STAMP) ## Run the tests, without the long crash tests
+	@$(GET_KAFKA)
 	@$(BIN)/python -m pytest -m "not slow"
 
 # pytest's exit status 5 says that no test carries the mark, which is no failure.
 crash: $(STAMP) ## Run the long crash tests
+	@$(GET_KAFKA)
 	@$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
 
 lint: $(STAMP) ## Check style and format

@@ -44,6 +44,15 @@ def missing_tools() -> str:
     return f"{' and '.join(missing)} not found" if missing else ""
 
 
+def why_none() -> str:
+    """Why no broker can be had here, for a message; empty when one can. Gets what it needs, the first time."""
+    try:
+        class_path()
+    except BrokerError as error:
+        return str(error)
+    return ""
+
+
 def class_path(cache: Path = _CACHE) -> str:
     """The server's class path, resolved by Maven when it is not known yet.
 
@@ -257,11 +266,9 @@ def main() -> None:
     parser.add_argument("--download", action="store_true", help="only get what is needed, if Java and Maven are there")
     given = parser.parse_args()
     if given.download:
-        missing = missing_tools()
-        if missing:
-            print(f"No real Kafka on this machine: {missing}.")
-        else:
-            class_path()
+        problem = why_none()
+        if problem:
+            print(f"No real Kafka on this machine: {problem}")
         return
     # A stop from outside takes the same way out as Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
-from deploy.kafka.broker import Broker, missing_tools
+from deploy.kafka.broker import Broker, why_none
 from deploy.kafka.in_process import InProcessBroker
 
 _ANSWERING_S = 60.0
@@ -22,7 +22,7 @@ class RunningKafka:
     """One node for the session: a real Apache Kafka, or without Java librdkafka's broker in this process."""
 
     def __init__(self) -> None:
-        self.missing = missing_tools()
+        self.missing = why_none()
         self._broker: Broker | InProcessBroker = InProcessBroker() if self.missing else Broker()
         if isinstance(self._broker, Broker):
             self._broker.start()
