@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
+import ray.cloudpickle
 
 from deploy.kafka.broker import missing_tools
 from holdfast import workflow
@@ -25,6 +27,14 @@ def local_ray() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def locks_do_not_pickle() -> Iterator[None]:
+    """Ray Serve makes locks picklable in every process that starts it; the modules after it are to see none of that."""
+    yield
+    for lock in (threading.Lock(), threading.RLock()):
+        ray.cloudpickle.CloudPickler.dispatch.pop(type(lock), None)
 
 
 @pytest.fixture

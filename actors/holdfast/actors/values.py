@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import threading
 import types
 import uuid
 from collections.abc import Callable, MutableMapping
@@ -139,6 +140,8 @@ def _is_plain(value: Any, budget: int) -> bool:
 # Without type hints.
 _CloudPickler: Any = ray.cloudpickle.CloudPickler
 
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
+
 
 class _Pickler(_CloudPickler):  # type: ignore[misc]
     def __init__(
@@ -169,6 +172,9 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
             except Exception as error:
                 self.refusal = error
                 raise
+        if isinstance(obj, _LOCKS):
+            # Where Ray Serve is loaded they pickle, into locks that lock nothing.
+            raise TypeError(f"cannot pickle {type(obj).__module__}.{type(obj).__qualname__} object")
         if isinstance(obj, ray.ObjectRef):
             key = object_key(obj)
             self._found[key] = obj
