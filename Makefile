@@ -36,7 +36,7 @@ kafka: ## Run a real Kafka until Ctrl-C (needs Java and Maven) and say where it 
 
 test: $(STAMP) ## Run the tests, without the long crash tests
 	@$(GET_KAFKA)
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" --durations=15
 
 # pytest's exit status 5 says that no test carries the mark, which is no failure.
 crash: $(STAMP) ## Run the long crash tests

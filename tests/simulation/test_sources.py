@@ -11,7 +11,7 @@ from holdfast.engine import reading
 from holdfast.storage import event_readers, event_store, subscriptions
 from tests.simulation.source_world import SourceWorld, run_source_seed
 
-SEEDS = 1_500
+SEEDS = 1_000
 
 
 def test_events_reach_whoever_reads_them_whatever_crashes() -> None:
