@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,11 @@ from tests.kafka.running_kafka import RunningKafka
 # The first local Ray of a process would switch token authentication on for all that follow, and for their children:
 # clusters that tests start in other ways, before or after it, would then not trust each other.
 os.environ["RAY_AUTH_MODE"] = "disabled"
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Started in the background by a shell: what tests start would ignore Ctrl-C too, and some send it one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")

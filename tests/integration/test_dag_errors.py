@@ -217,6 +217,8 @@ EXAMPLES = {
     "OutputNotAvailableError": ("id", "detail", ValueError("cause")),
     "StaleLeaseError": ("id", 1, 2),
     "TaskTimeoutError": ("task", 1.5),
+    "EventTimeoutError": ("task", 1.5),
+    "ExecutorNotFoundError": ("id", "executor", 120.0),
     "WorkflowCancellationError": ("id",),
     "StepNotPicklableError": ("step",),
     "WorkflowError": ("text",),
