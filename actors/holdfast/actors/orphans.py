@@ -29,6 +29,10 @@ _ANOTHER_NODE_S = 10.0
 _LOOK_EVERY_S = 0.05
 _TITLE = re.compile(rb"ray::run_task (\S+)#(\d+)\.(\d+)")
 
+# As the system cuts it, in the place that outlives the title; and the states of a process that has let go of all.
+_SHORT_TITLE, _OVER = "ray::run_task", ("Z", "X", "x")
+_ANYBODY = "?"
+
 Starter: TypeAlias = tuple[str, Process]
 """An executor, and the process that it was."""
 
@@ -39,17 +43,29 @@ def task_title(executor: str, process: Process) -> str:
 
 
 def starters_here() -> set[Starter]:
-    """Who started the tasks that run on this node; empty where the system does not tell."""
+    """Who started the tasks that run on this node; empty where the system does not tell.
+
+    A worker that is ending has lost its title already, and may hold files and locks still: it counts as one of
+    `_ANYBODY`'s until it is over.
+    """
     found = set()
-    for commandline in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            title = _TITLE.match(commandline.read_bytes())
+            said = (process / "cmdline").read_bytes()
+            if not said and _is_ending_task((process / "stat").read_text()):
+                found.add((_ANYBODY, Process(int(process.name), 0)))
         except OSError:
             # It has ended meanwhile.
             continue
+        title = _TITLE.match(said)
         if title is not None:
             found.add((title[1].decode(), Process(int(title[2]), int(title[3]))))
     return found
+
+
+def _is_ending_task(stat: str) -> bool:
+    name, _, rest = stat.partition("(")[2].rpartition(")")
+    return name.startswith(_SHORT_TITLE) and rest.split()[0] not in _OVER
 
 
 @ray.remote(num_cpus=0, max_retries=0)
@@ -121,5 +137,5 @@ class Orphans:
 
 
 def _left(executor: str, starters: Iterable[Starter]) -> list[int]:
-    """Dead processes of an executor whose tasks are among these."""
-    return [process.pid for name, process in starters if name == executor and not process.alive]
+    """Dead processes of an executor whose tasks are among these, and tasks that are ending and may be such."""
+    return [process.pid for name, process in starters if name == _ANYBODY or (name == executor and not process.alive)]
