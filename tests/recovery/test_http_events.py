@@ -21,6 +21,8 @@ from tests.integration.serving import Answer, call, free_port
 from tests.recovery.http_driver import HTTPListener, then
 from tests.recovery.processes import descendants, end, of_role, replaced, the_one, title, until
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parents[2]
 ANSWER_S = 60.0
 

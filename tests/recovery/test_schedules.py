@@ -15,6 +15,8 @@ from holdfast import workflow
 from holdfast.actors import names
 from tests.recovery.processes import replaced, the_one, until
 
+pytestmark = pytest.mark.slow
+
 
 @ray.remote(num_cpus=0)
 def nothing() -> None:
