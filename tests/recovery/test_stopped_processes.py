@@ -81,7 +81,7 @@ class TestStoppedExecutor:
         stopped = stopped_executor(0)
         gate.touch()
         assert ray.get(reference, timeout=ANSWER_S) == "after through"
-        assert not stopped.alive
+        until(lambda: not stopped.alive, "the stopped one has ended")
         audit.check(least_tasks=2)
 
     def test_it_is_ended_also_when_the_management_actor_was_started_after_it_stopped(
@@ -92,7 +92,7 @@ class TestStoppedExecutor:
         the_one("management").kill()
         gate.touch()
         assert ray.get(reference, timeout=ANSWER_S) == "after through"
-        assert not stopped.alive
+        until(lambda: not stopped.alive, "the stopped one has ended")
 
     def test_the_timers_of_others_go_off_meanwhile(self, folder: Path) -> None:
         reference = workflow.run_async(workflow.sleep(1.0), workflow_id=driven_by(0))
@@ -100,7 +100,7 @@ class TestStoppedExecutor:
         stopped = stopped_executor(1)
         assert ray.get(reference, timeout=ANSWER_S) is None
         assert ray.get(other, timeout=ANSWER_S) is None
-        assert not stopped.alive
+        until(lambda: not stopped.alive, "the stopped one has ended")
 
     def test_a_task_that_runs_for_the_other_one_is_not_disturbed(self, folder: Path, audit: Audit, gate: Path) -> None:
         reference = workflow.run_async(behind_a_gate.bind(str(audit.path), str(gate)), workflow_id=driven_by(0))
@@ -173,7 +173,7 @@ class TestStoppedWriter:
             # The other one has something to write, and does not answer either from now on.
             gate.touch()
             assert ray.get(other, timeout=ANSWER_S) == "after through"
-            assert not writer.alive
+            until(lambda: not writer.alive, "the stopped one has ended")
             assert probe.gets_it(ANSWER_S)
         assert waiter.alive
         assert attempts(audit, driven_by(1)) == [1, 1]
@@ -201,8 +201,8 @@ class TestStoppedWriter:
             stop(management)
             gate.touch()
             assert ray.get(other, timeout=ANSWER_S) == "after through"
-            assert not writer.alive
-            assert not management.alive
+            until(lambda: not writer.alive, "the stopped one has ended")
+            until(lambda: not management.alive, "the stopped management actor has ended")
         assert waiter.alive
         assert heard(busy, writing)
 
@@ -214,7 +214,7 @@ class TestStoppedManagementActor:
         stop(stopped)
         sleeping = workflow.run_async(workflow.sleep(0.5), workflow_id=driven_by(1))
         assert ray.get(sleeping, timeout=ANSWER_S) is None
-        assert not stopped.alive
+        until(lambda: not stopped.alive, "the stopped one has ended")
         gate.touch()
         assert ray.get(running, timeout=ANSWER_S) == "after through"
         assert attempts(audit, driven_by(0)) == [1, 1]
