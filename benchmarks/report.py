@@ -64,7 +64,7 @@ def as_table(comparisons: Sequence[Comparison], caption: str) -> Table:
             _milliseconds(comparison.plain_ray_s),
             f"{comparison.speed:.2f}x",
             f"{durable} of {comparison.expected_tasks}",
-            f"{workload.asked_speed:g}x: {verdict}",
+            f"{workload.asked_speed:.3g}x: {verdict}",
         )
     return table
 
