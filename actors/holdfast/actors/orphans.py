@@ -65,7 +65,10 @@ def starters_here() -> set[Starter]:
 
 def _is_ending_task(stat: str) -> bool:
     name, _, rest = stat.partition("(")[2].rpartition(")")
-    return name.startswith(_SHORT_TITLE) and rest.split()[0] not in _OVER
+    fields = rest.split()
+    # The first thread may be over before the others, which share its files.
+    over = fields[0] in _OVER and int(fields[17]) <= 1
+    return name.startswith(_SHORT_TITLE) and not over
 
 
 @ray.remote(num_cpus=0, max_retries=0)
