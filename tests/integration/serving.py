@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
+from ray.serve._private.utils import ensure_serialization_context
 
 
 def free_port() -> int:
@@ -22,9 +23,18 @@ def free_port() -> int:
         return port
 
 
+def applications_pickle() -> None:
+    """Let Ray pickle what Serve is given, as when Serve is imported.
+
+    An application of FastAPI holds a lock, which the end of every module makes unpicklable again.
+    """
+    ensure_serialization_context()
+
+
 @contextlib.contextmanager
 def serving() -> Iterator[int]:
     """A running Serve; its port."""
+    applications_pickle()
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:

@@ -17,7 +17,7 @@ from ray import serve
 from holdfast import workflow
 from holdfast.actors.operating_system import Process
 from holdfast.serve import start_http_events
-from tests.integration.serving import Answer, call, free_port
+from tests.integration.serving import Answer, applications_pickle, call, free_port
 from tests.recovery.http_driver import HTTPListener, then
 from tests.recovery.processes import descendants, end, of_role, replaced, the_one, title, until
 
@@ -47,6 +47,7 @@ def post_until_taken(port: int, key: str, payload: object, idempotency_key: str)
 @pytest.fixture(scope="module")
 def port(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     workflow.init(str(tmp_path_factory.mktemp("platform") / "storage"))
+    applications_pickle()
     port = free_port()
     start_http_events(port=port)
     yield port
