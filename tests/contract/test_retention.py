@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.actors.executor_core import ExecutorCore, lose_cluster
+from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.lost_cluster import lose_cluster
 from holdfast.actors.operations import Accepted, Cancel, Delete, Deliver, Resume, Submit
 from holdfast.engine.errors import WorkflowNotFoundError
 from holdfast.engine.graph import Graph, NodeSpec, TaskOptions

@@ -10,7 +10,8 @@ import pytest
 import ray
 
 from holdfast import workflow
-from holdfast.actors.executor_core import ExecutorCore, lose_cluster
+from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.lost_cluster import lose_cluster
 from holdfast.actors.operations import Accepted, AdmitQueued, Cancel, FireTimer, Recover, Submit
 from holdfast.engine.errors import StorageCorruptError
 from holdfast.engine.graph import Graph, NodeSpec

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.actors.executor_core import ExecutorCore, lose_cluster
+from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.lost_cluster import lose_cluster
 from holdfast.actors.operations import (
     AdmitQueued,
     Deliver,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.actors.executor_core import ExecutorCore, lose_cluster
+from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.lost_cluster import lose_cluster
 from holdfast.actors.names import process_setting
 from holdfast.actors.operations import Accepted, Cancel, Deliver, FireTimer, Operation, Recover, Submit
 from holdfast.engine.commands import StartTask

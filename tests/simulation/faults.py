@@ -16,6 +16,7 @@ import pytest
 
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operations import Batch, Operation
+from holdfast.actors.workflow_queue import WorkflowQueue
 from holdfast.engine import admission, failing, finishing, leaving, reading, restoring, retrying, starting
 from holdfast.engine import run as engine_run
 from holdfast.engine.admission import admit
@@ -302,11 +303,11 @@ def _serve_the_last_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def _tell_nobody(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ExecutorCore, "_hand_over", lambda core, txn, row: None)
+    patch.setattr(WorkflowQueue, "hand_over", lambda queue, txn, row: None)
 
 
 def _admit_nobody_later(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ExecutorCore, "_admit_queued", lambda core, txn: None)
+    patch.setattr(WorkflowQueue, "admit_queued", lambda queue, txn: None)
 
 
 # -- what is forgotten -------------------------------------------------------------------------------------------------

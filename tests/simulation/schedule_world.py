@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from holdfast.actors.executor_core import ExecutorCore, lose_cluster
+from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.lost_cluster import lose_cluster
 from holdfast.actors.operations import AdmitQueued, Batch, Cancel, Deliver, Operation, Outcome, Recover, Submit
 from holdfast.actors.schedule_messages import (
     FireSchedule,

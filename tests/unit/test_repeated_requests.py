@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from holdfast.actors.executor_core import ExecutorCore, lose_cluster
+from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.lost_cluster import lose_cluster
 from holdfast.actors.operations import Accepted, Delete, Submit
 from holdfast.engine.errors import WorkflowNotFoundError
 from holdfast.engine.graph import Graph, NodeKind, NodeSpec

@@ -13,13 +13,11 @@ Rules of this room:
 from __future__ import annotations
 
 import logging
-import queue
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 
 from holdfast.actors import names
+from holdfast.actors.held_runs import SNAPSHOT_SAVES, Held, HeldRuns, change_status
 from holdfast.actors.names import process_setting
 from holdfast.actors.operations import (
     Accepted,
@@ -45,11 +43,12 @@ from holdfast.actors.operations import (
 from holdfast.actors.refusal import Refusal
 from holdfast.actors.schedule_messages import DropSchedule, FireSchedule, KeepSchedule, SteerSchedule
 from holdfast.actors.schedule_operations import Schedules, Workflows
+from holdfast.actors.source_reading import SourceReading
+from holdfast.actors.workflow_queue import WorkflowQueue
 from holdfast.engine.commands import AcknowledgeEvent
 from holdfast.engine.errors import (
     ExecutorReplacedError,
     HoldfastError,
-    StaleLeaseError,
     StorageCorruptError,
     WorkflowDefectError,
     WorkflowEndedError,
@@ -61,29 +60,16 @@ from holdfast.engine.queueing import Admission
 from holdfast.engine.records import EventTaken, TimerSet, WorkflowEnded
 from holdfast.engine.run import Run
 from holdfast.engine.signals import CancelRequested, EventReceived, TimerDue
-from holdfast.engine.step import Step
 from holdfast.engine.transitions import StatusSignal, WorkflowStatus, next_status
-from holdfast.listeners.forms import arguments_of, payload_of
-from holdfast.storage import event_readers, schedule_store, snapshots, subscriptions
+from holdfast.listeners.forms import arguments_of
+from holdfast.storage import event_readers, subscriptions
 from holdfast.storage import workflow_store as store
-from holdfast.storage.answered import find_answer, forget_all_answers, save_answer
+from holdfast.storage.answered import find_answer, save_answer
 from holdfast.storage.interface import KeyValueStore, WriteTransaction
 from holdfast.storage.payload import Payload
 from holdfast.storage.workflow_row import WorkflowRow
 
-SNAPSHOT_SAVES = 50
-"""How many records fewer loading must read for a snapshot to be worth writing: a short sleeper never has one."""
-
 log = logging.getLogger("holdfast")
-
-
-@dataclass(slots=True)
-class Held:
-    """A run in memory, under the lease that lets its records be written."""
-
-    run: Run
-    row: WorkflowRow
-    epoch: int
 
 
 class ExecutorCore:
@@ -109,23 +95,26 @@ class ExecutorCore:
     ) -> None:
         self.name = name
         self._process = process
-        self.held: dict[int, Held] = {}
-        self.working_on: int | None = None
-        """The workflow that was being worked on when `perform` raised; None when it was none of them."""
         self._kv = kv
-        self._touched: dict[int, None] = {}
-        self._batch = Batch()
-        self._now = 0.0
-        self._queued = False
-        self._to_read: deque[tuple[int, tuple[str, str]]] = deque()
-        self._snapshot_saves = snapshot_saves
-        self._transaction: WriteTransaction | None = None
-        runs = Workflows(
+        self._runs = HeldRuns(name, snapshot_saves)
+        self._sources = SourceReading(self._runs)
+        self._queue = WorkflowQueue(self._runs, self._sources)
+        workflows = Workflows(
             submit=self._submit,
             cancel=self._cancel,
             resume=lambda txn, workflow_id: self._resume(txn, workflow_id, "", False),
         )
-        self._schedules = Schedules(kv.url, runs, link_blobs, starts=not names.is_dedicated(name))
+        self._schedules = Schedules(kv.url, workflows, link_blobs, starts=not names.is_dedicated(name))
+
+    @property
+    def held(self) -> dict[int, Held]:
+        """The runs in memory, by the number of their workflow."""
+        return self._runs.held
+
+    @property
+    def working_on(self) -> int | None:
+        """The workflow that was being worked on when `perform` raised; None when it was none of them."""
+        return self._runs.working_on
 
     def perform(self, operations: Sequence[Operation], now_unix_s: float) -> Batch:
         """Carry out operations in one transaction.
@@ -142,30 +131,26 @@ class ExecutorCore:
             ExecutorReplacedError: Another process bears this executor's name; nothing was done.
             Exception: A defect; nothing was done, and `working_on` says where it showed.
         """
-        self.working_on = None
-        self._batch, self._touched, self._now, self._queued = Batch(), {}, now_unix_s, False
-        self._to_read.clear()
+        runs = self._runs
+        runs.begin(now_unix_s)
+        self._queue.begin()
         try:
             with self._kv.write() as txn:
-                self._transaction = txn
+                runs.enter(txn)
                 self._check_process(txn)
                 for operation in operations:
-                    self._batch.outcomes.append(self._perform(txn, operation))
-                    self._read_sources(txn)
-                    self.working_on = None
-                if self._batch.ended or self._batch.deleted or self._queued:
-                    self._fill_places(txn)
-                self.working_on = None
-                self._put_idle_away(txn)
+                    runs.batch.outcomes.append(self._perform(txn, operation))
+                    self._sources.read_all(txn)
+                    runs.working_on = None
+                if self._queue.has_work:
+                    self._queue.fill_places(txn, self._schedules)
+                runs.put_idle_away(txn)
         except BaseException:
-            for seq in self._touched:
-                self.held.pop(seq, None)
-            if self.working_on is not None:
-                self.held.pop(self.working_on, None)
+            runs.forget_touched()
             raise
         finally:
-            self._transaction = None
-        return self._batch
+            runs.leave()
+        return runs.batch
 
     def _check_process(self, txn: WriteTransaction) -> None:
         """A process that was stopped, replaced and woken must not take leases back: it could under the same name."""
@@ -192,7 +177,7 @@ class ExecutorCore:
                 case Recover():
                     return self._recover(txn, operation.seq)
                 case Wake():
-                    return self._wake(txn, operation.seq)
+                    return self._sources.wake(txn, operation.seq)
                 case StartFrom():
                     return self._start_from(txn, operation)
                 case Subscribe():
@@ -203,10 +188,10 @@ class ExecutorCore:
                 case GiveUp():
                     return self._give_up(txn, operation)
                 case AdmitQueued():
-                    self._admit_queued(txn)
+                    self._queue.admit_queued(txn)
                     return Accepted(seq=-1, status=WorkflowStatus.NONE)
                 case KeepSchedule() | FireSchedule() | SteerSchedule() | DropSchedule():
-                    return self._schedules.perform(txn, operation, self._batch, self._now)
+                    return self._schedules.perform(txn, operation, self._runs.batch, self._runs.now)
         except Refusal as refusal:
             return refusal.error
 
@@ -219,9 +204,9 @@ class ExecutorCore:
         if store.was_deleted(txn, submit.nonce):
             # Ray repeats a call whose executor died: what it had done may have been deleted meanwhile.
             raise Refusal(WorkflowNotFoundError(submit.workflow_id, self._kv.url))
-        admission = self._decide(txn)
+        admission = self._queue.decide(txn)
         try:
-            run, step = Run.create(submit.workflow_id, submit.graph, self._now)
+            run, step = Run.create(submit.workflow_id, submit.graph, self._runs.now)
         except HoldfastError as error:
             raise Refusal(error) from error
         row = WorkflowRow(
@@ -233,8 +218,8 @@ class ExecutorCore:
             ),
             executor=names.dedicated_executor_name(submit.nonce, 1) if submit.dedicated else self.name,
             user_metadata=submit.user_metadata,
-            submitted_unix_s=self._now,
-            started_unix_s=self._now if admission is Admission.ADMITTED else None,
+            submitted_unix_s=self._runs.now,
+            started_unix_s=self._runs.now if admission is Admission.ADMITTED else None,
             nonce=submit.nonce,
             environment=submit.environment,
             dedicated=submit.dedicated,
@@ -247,11 +232,11 @@ class ExecutorCore:
             if admission is Admission.QUEUED:
                 store.save(txn, replace(row, queue_number=store.enqueue(txn, row.seq)))
             else:
-                self._hand_over(txn, row)
+                self._queue.hand_over(txn, row)
         else:
             held = Held(run, row, store.take_lease(txn, row.seq, self.name))
-            self._hold(held)
-            self._write(txn, held, step)
+            self._runs.hold(held)
+            self._runs.write(txn, held, step)
         return Accepted(seq=row.seq, status=row.status)
 
     def _find(self, txn: WriteTransaction, workflow_id: str) -> WorkflowRow | None:
@@ -287,7 +272,7 @@ class ExecutorCore:
             return Accepted(seq=row.seq, status=row.status, fresh=False)
         if row.status is WorkflowStatus.CANCELED:
             raise Refusal(WorkflowNotResumableError(workflow_id, "it was cancelled; delete it to run the id afresh"))
-        admission = self._decide(txn, ran_before=row.status is WorkflowStatus.RESUMABLE)
+        admission = self._queue.decide(txn, ran_before=row.status is WorkflowStatus.RESUMABLE)
         store.forget_failures(txn, row.seq)
         row = replace(row, resumed_by=nonce)
         executor = self.name
@@ -297,16 +282,16 @@ class ExecutorCore:
             executor = names.dedicated_executor_name(row.nonce, store.current_epoch(txn, row.seq) + 1)
         if admission is Admission.QUEUED:
             number = store.enqueue(txn, row.seq)
-            row = self._change(txn, row, StatusSignal.QUEUED, queue_number=number, executor=executor)
+            row = change_status(txn, row, StatusSignal.QUEUED, queue_number=number, executor=executor)
         else:
-            row = self._change(
-                txn, row, StatusSignal.ADMITTED, started_unix_s=self._now, executor=executor, ended_unix_s=None
+            row = change_status(
+                txn, row, StatusSignal.ADMITTED, started_unix_s=self._runs.now, executor=executor, ended_unix_s=None
             )
             if dedicated:
-                self._hand_over(txn, row)
+                self._queue.hand_over(txn, row)
             else:
-                self._load(txn, row)
-        self._schedules.run_resumed(txn, row, self._now)
+                self._runs.load(txn, row)
+        self._schedules.run_resumed(txn, row, self._runs.now)
         return Accepted(seq=row.seq, status=row.status)
 
     def _answer_once(
@@ -323,7 +308,7 @@ class ExecutorCore:
                 return Accepted(seq=seq, status=status)
         outcome = do(txn, request.workflow_id)
         if request.nonce and isinstance(outcome, Accepted):
-            save_answer(txn, request.nonce, outcome.seq, outcome.status, self._now)
+            save_answer(txn, request.nonce, outcome.seq, outcome.status, self._runs.now)
         return outcome
 
     def _cancel(self, txn: WriteTransaction, workflow_id: str) -> Outcome:
@@ -335,16 +320,16 @@ class ExecutorCore:
         if row.status is WorkflowStatus.RUNNING:
             if row.executor != self.name:
                 return Elsewhere(executor=row.executor)
-            held = self._take(txn, row.seq) or self._load(txn, row)
-            self._write(txn, held, held.run.apply(CancelRequested(), self._now))
+            held = self._runs.take(txn, row.seq) or self._runs.load(txn, row)
+            self._runs.apply(txn, held, CancelRequested())
             return Accepted(seq=row.seq, status=held.run.status)
         if row.queue_number is not None:
             store.leave_queue(txn, row.queue_number)
         # One that had failed before keeps the time of its end.
-        ended_unix_s = self._now if row.ended_unix_s is None else row.ended_unix_s
-        row = self._change(txn, row, StatusSignal.CANCEL_REQUESTED, queue_number=None, ended_unix_s=ended_unix_s)
+        ended_unix_s = self._runs.now if row.ended_unix_s is None else row.ended_unix_s
+        row = change_status(txn, row, StatusSignal.CANCEL_REQUESTED, queue_number=None, ended_unix_s=ended_unix_s)
         event_readers.forget_reader(txn, row.seq, cursors=True)
-        self._batch.ended.append(row)
+        self._runs.batch.ended.append(row)
         return Accepted(seq=row.seq, status=row.status)
 
     def _delete(self, txn: WriteTransaction, workflow_id: str) -> Outcome:
@@ -354,16 +339,16 @@ class ExecutorCore:
             log.error("deleting a workflow that cannot be read workflow_id=%s error=%s", workflow_id, error)
             seq = store.delete_damaged(txn, workflow_id)
             event_readers.forget_reader(txn, seq, cursors=True)
-            self.held.pop(seq, None)
-            self._batch.lost.append(seq)
+            self._runs.held.pop(seq, None)
+            self._runs.batch.lost.append(seq)
             return Accepted(seq=seq, status=WorkflowStatus.NONE)
         if row is None:
             raise Refusal(WorkflowNotFoundError(workflow_id, self._kv.url))
         if row.status.active:
             raise Refusal(WorkflowStillActiveError("DELETE", workflow_id))
         event_readers.forget_reader(txn, row.seq, cursors=True)
-        store.delete(txn, row, self._now)
-        self._batch.deleted.append(row)
+        store.delete(txn, row, self._runs.now)
+        self._runs.batch.deleted.append(row)
         return Accepted(seq=row.seq, status=WorkflowStatus.NONE)
 
     def _post(self, txn: WriteTransaction, post: Post) -> Outcome:
@@ -378,24 +363,24 @@ class ExecutorCore:
             raise Refusal(WorkflowEndedError(post.workflow_id, row.status.value))
         if row.status is WorkflowStatus.RUNNING and row.executor != self.name:
             return Elsewhere(executor=row.executor)
-        held = self._take(txn, row.seq)
+        held = self._runs.take(txn, row.seq)
         number = store.add_event(txn, row.seq, post.stream, post.value, dedupe_id=post.dedupe_id, nonce=post.nonce)
-        logged, commands = len(self._batch.logged), len(self._batch.commands)
+        logged, commands = len(self._runs.batch.logged), len(self._runs.batch.commands)
         if number is not None and row.status is WorkflowStatus.RUNNING:
             if held is None:
                 # Loading reads the inbox, with the event in it.
-                self._load(txn, row)
+                self._runs.load(txn, row)
             else:
                 signal = EventReceived(stream=post.stream, number=number, value=post.value)
-                self._write(txn, held, held.run.apply(signal, self._now))
+                self._runs.apply(txn, held, signal)
         taken_by = {
             record.task
-            for _, record in self._batch.logged[logged:]
+            for _, record in self._runs.batch.logged[logged:]
             if isinstance(record, EventTaken) and record.number == number
         }
         acknowledging = [
             command.task
-            for _, command in self._batch.commands[commands:]
+            for _, command in self._runs.batch.commands[commands:]
             if isinstance(command, AcknowledgeEvent) and command.task in taken_by
         ]
         return Accepted(
@@ -406,10 +391,10 @@ class ExecutorCore:
         )
 
     def _deliver(self, txn: WriteTransaction, deliver: Deliver) -> Outcome:
-        held = self._take(txn, deliver.seq)
+        held = self._runs.take(txn, deliver.seq)
         if held is None or deliver.epoch not in (None, held.epoch):
             return Accepted(seq=deliver.seq, status=WorkflowStatus.NONE, fresh=False)
-        self._write(txn, held, held.run.apply(deliver.signal, self._now))
+        self._runs.apply(txn, held, deliver.signal)
         return Accepted(seq=deliver.seq, status=held.run.status)
 
     def _fire_timer(self, txn: WriteTransaction, fire: FireTimer) -> Outcome:
@@ -422,17 +407,17 @@ class ExecutorCore:
         if row is not None and row.status is WorkflowStatus.RUNNING:
             if row.executor != self.name:
                 return Elsewhere(executor=row.executor)
-            if self._now < fire.due_unix_s:
+            if self._runs.now < fire.due_unix_s:
                 return Accepted(seq=fire.seq, status=row.status, fresh=False)
-            if self._take(txn, fire.seq) is None:
-                self._load(txn, row)
+            if self._runs.take(txn, fire.seq) is None:
+                self._runs.load(txn, row)
             # An event that is there counts as in time, though nobody has told of it yet.
-            self._to_read.extend((fire.seq, stream) for stream in event_readers.woken(txn, fire.seq))
-            self._read_sources(txn)
-            held = self._take(txn, fire.seq)
+            self._sources.read_woken(txn, fire.seq)
+            self._sources.read_all(txn)
+            held = self._runs.take(txn, fire.seq)
             if held is not None:
                 signal = TimerDue(task=fire.task, due_unix_s=fire.due_unix_s)
-                self._write(txn, held, held.run.apply(signal, self._now))
+                self._runs.apply(txn, held, signal)
         store.drop_timer(txn, fire.due_unix_s, fire.seq, fire.task)
         return Accepted(seq=fire.seq, status=WorkflowStatus.NONE if row is None else row.status)
 
@@ -448,8 +433,8 @@ class ExecutorCore:
             return Accepted(seq=seq, status=WorkflowStatus.NONE if row is None else row.status, fresh=False)
         if row.executor != self.name:
             return Elsewhere(executor=row.executor)
-        if self._take(txn, seq) is None:
-            self._load(txn, row)
+        if self._runs.take(txn, seq) is None:
+            self._runs.load(txn, row)
         return Accepted(seq=seq, status=row.status)
 
     def _give_up(self, txn: WriteTransaction, give_up: GiveUp) -> Outcome:
@@ -466,71 +451,28 @@ class ExecutorCore:
             return Elsewhere(executor=row.executor)
         if row.queue_number is not None:
             store.leave_queue(txn, row.queue_number)
-            row = self._change(txn, row, StatusSignal.ADMITTED, started_unix_s=self._now)
-        self.held.pop(seq, None)
+            row = change_status(txn, row, StatusSignal.ADMITTED, started_unix_s=self._runs.now)
+        self._runs.held.pop(seq, None)
         # Nothing of the run is asked: its rows may be what is wrong.
         ended = WorkflowEnded(
             status=next_status(row.status, StatusSignal.TASK_FAILED),
-            ended_unix_s=self._now,
+            ended_unix_s=self._runs.now,
             error=WorkflowDefectError(row.workflow_id, give_up.problem),
         )
         row = store.write_records(txn, row, [ended])
         event_readers.forget_reader(txn, seq, cursors=False)
-        self._batch.ended.append(row)
+        self._runs.batch.ended.append(row)
         return Accepted(seq=seq, status=row.status)
 
-    # -- outside sources -----------------------------------------------------------------------------------------
-
-    def _wake(self, txn: WriteTransaction, seq: int) -> Outcome:
-        try:
-            row = store.get(txn, seq)
-        except StorageCorruptError as error:
-            log.error("a workflow is not woken: %s", error)
-            event_readers.forget_reader(txn, seq, cursors=False)
-            return error
-        if row is None or row.status is not WorkflowStatus.RUNNING:
-            # Whoever takes it up again reads on from where it was.
-            event_readers.forget_reader(txn, seq, cursors=False)
-            return Accepted(seq=seq, status=WorkflowStatus.NONE if row is None else row.status, fresh=False)
-        if row.executor != self.name:
-            return Elsewhere(executor=row.executor)
-        if self._take(txn, seq) is None:
-            # What it waits for is read with it.
-            self._load(txn, row)
-        self._to_read.extend((seq, stream) for stream in event_readers.woken(txn, seq))
-        return Accepted(seq=seq, status=row.status)
-
-    def _read_sources(self, txn: WriteTransaction) -> None:
-        """Give runs the events that they wait for: in a loop, since an event may lead to the next wait at once."""
-        while self._to_read:
-            seq, stream = self._to_read.popleft()
-            held = self._take(txn, seq)
-            if held is None:
-                # It has ended by another event, or somebody else drives it.
-                continue
-            if not held.run.awaits(stream):
-                event_readers.stop_waiting(txn, seq, stream)
-                continue
-            event, new_source = event_readers.pull(txn, held.row, stream)
-            if new_source is not None:
-                self._batch.sources.append(new_source)
-            if event is None:
-                continue
-            value = Payload(payload_of(event.note, event.key, event.value))
-            number = store.add_event(txn, seq, stream, value)
-            assert number is not None
-            signal = EventReceived(stream=stream, number=number, value=value)
-            # Others may wait on the same stream.
-            self._to_read.append((seq, stream))
-            self._write(txn, held, held.run.apply(signal, self._now))
+    # -- rules ---------------------------------------------------------------------------------------------------
 
     def _subscribe(self, txn: WriteTransaction, subscribe: Subscribe) -> Outcome:
         try:
-            kept, new = subscriptions.subscribe(txn, subscribe.subscription, self._now)
+            kept, new = subscriptions.subscribe(txn, subscribe.subscription, self._runs.now)
         except ValueError as error:
             raise Refusal(error) from error
         if new:
-            self._batch.sources.append(kept.source)
+            self._runs.batch.sources.append(kept.source)
         return Accepted(seq=-1, status=WorkflowStatus.NONE)
 
     def _start_from(self, txn: WriteTransaction, start: StartFrom) -> Outcome:
@@ -554,189 +496,3 @@ class ExecutorCore:
         outcome = self._submit(txn, submit)
         subscriptions.note_started(txn, rule, start.event, repeated=False)
         return outcome
-
-    # -- queue ---------------------------------------------------------------------------------------------------
-
-    def _decide(self, txn: WriteTransaction, *, ran_before: bool = False) -> Admission:
-        admission = store.load_limits(txn).decide(
-            running=store.count(txn, WorkflowStatus.RUNNING),
-            pending=store.count(txn, WorkflowStatus.PENDING),
-            ran_before=ran_before,
-        )
-        if admission is Admission.REFUSED:
-            raise Refusal(queue.Full("Workflow queue has been full"))
-        if admission is Admission.QUEUED:
-            # Those before it may wait for nobody: they were queued when the last cluster was lost.
-            self._queued = True
-        return admission
-
-    def _fill_places(self, txn: WriteTransaction) -> None:
-        """Start what is queued, and what schedules let wait for the end of a run.
-
-        One that finds its event there may end at once, and leave its place to the next.
-        """
-        ended, told = self._batch.ended, 0
-        self._schedules.runs_over(txn, self._batch.deleted, self._batch, self._now)
-        while True:
-            self._queued = False
-            self._admit_queued(txn)
-            over, told = ended[told:], len(ended)
-            self._schedules.runs_over(txn, over, self._batch, self._now)
-            self._read_sources(txn)
-            if told == len(ended) and not self._queued:
-                return
-
-    def _admit_queued(self, txn: WriteTransaction) -> None:
-        limits = store.load_limits(txn)
-        while limits.may_start(running=store.count(txn, WorkflowStatus.RUNNING)):
-            first = store.first_queued(txn)
-            if first is None:
-                return
-            number, seq = first
-            store.leave_queue(txn, number)
-            self.working_on = seq
-            try:
-                row = store.get(txn, seq)
-            except StorageCorruptError as error:
-                log.error("a queued workflow is passed over: %s", error)
-                continue
-            assert row is not None
-            row = self._change(
-                txn, row, StatusSignal.ADMITTED, started_unix_s=self._now, queue_number=None, ended_unix_s=None
-            )
-            if row.executor == self.name:
-                self._load(txn, row)
-            else:
-                self._hand_over(txn, row)
-
-    def _hand_over(self, txn: WriteTransaction, row: WorkflowRow) -> None:
-        """Have another executor drive a workflow."""
-        # That one finds it here even when the message about it is lost.
-        store.take_lease(txn, row.seq, row.executor)
-        self._batch.elsewhere.append((row.executor, row.seq))
-
-    # -- runs ----------------------------------------------------------------------------------------------------
-
-    def _take(self, txn: WriteTransaction, seq: int) -> Held | None:
-        """The held run, its lease checked in this transaction; None when it is not held, or not any more."""
-        self.working_on = seq
-        held = self.held.get(seq)
-        if held is None or seq in self._touched:
-            return held
-        try:
-            store.check_lease(txn, seq, held.epoch, held.row.workflow_id)
-        except StaleLeaseError:
-            del self.held[seq]
-            self._batch.lost.append(seq)
-            return None
-        self._touched[seq] = None
-        return held
-
-    def _hold(self, held: Held) -> None:
-        self.held[held.row.seq] = held
-        self._touched[held.row.seq] = None
-
-    def _load(self, txn: WriteTransaction, row: WorkflowRow) -> Held:
-        self.working_on = row.seq
-        epoch = store.take_lease(txn, row.seq, self.name)
-        image = snapshots.load_run(txn, row.seq, epoch)
-        run, step = Run.load(row.workflow_id, image, self._now, partial(self._given_before, row.seq))
-        held = Held(run, row, epoch)
-        self._hold(held)
-        self._write(txn, held, step)
-        return held
-
-    def _given_before(self, seq: int, task_id: str) -> bool:
-        """Whether a task has this id. A run asks while it takes a signal, which it does in transactions only."""
-        assert self._transaction is not None
-        return store.has_task(self._transaction, seq, task_id)
-
-    def _write(self, txn: WriteTransaction, held: Held, step: Step) -> None:
-        held.row = store.write_records(txn, held.row, step.records)
-        batch = self._batch
-        for record in step.records:
-            batch.logged.append((held.row, record))
-            if isinstance(record, TimerSet) and (
-                batch.earliest_due_unix_s is None or record.due_unix_s < batch.earliest_due_unix_s
-            ):
-                batch.earliest_due_unix_s = record.due_unix_s
-        batch.commands.extend((held.row, command) for command in step.commands)
-        self._to_read.extend((held.row.seq, stream) for stream in step.reads)
-        if held.run.status.ended:
-            event_readers.forget_reader(txn, held.row.seq, cursors=held.run.status is not WorkflowStatus.FAILED)
-        if held.run.status.ended and self.held.pop(held.row.seq, None) is not None:
-            batch.ended.append(held.row)
-
-    def _put_idle_away(self, txn: WriteTransaction) -> None:
-        if names.is_dedicated(self.name):
-            # That it holds its workflow is what keeps it alive.
-            return
-        for seq in self._touched:
-            held = self.held.get(seq)
-            if held is not None and held.run.idle:
-                self.working_on = seq
-                del self.held[seq]
-                store.put_away(txn, seq, self.name)
-                snapshot = held.run.snapshot(saves=self._snapshot_saves)
-                if snapshot is not None:
-                    snapshots.save_snapshot(txn, seq, held.epoch, snapshot)
-                self._batch.put_away.append(seq)
-        self.working_on = None
-
-    def _change(
-        self,
-        txn: WriteTransaction,
-        row: WorkflowRow,
-        signal: StatusSignal,
-        *,
-        executor: str | None = None,
-        queue_number: int | None = None,
-        started_unix_s: float | None = None,
-        ended_unix_s: float | None = None,
-    ) -> WorkflowRow:
-        changed = replace(
-            row,
-            status=next_status(row.status, signal),
-            executor=row.executor if executor is None else executor,
-            queue_number=queue_number,
-            started_unix_s=row.started_unix_s if started_unix_s is None else started_unix_s,
-            ended_unix_s=ended_unix_s,
-            error=None,
-            failed_task_id="",
-        )
-        store.save(txn, changed, was=row)
-        return changed
-
-
-def lose_cluster(kv: KeyValueStore, executors: Sequence[str]) -> int:
-    """Mark what ran on a cluster that is gone as RESUMABLE. For a platform that starts on an old folder.
-
-    Args:
-        kv: The store.
-        executors: Those of the new platform: what is queued is theirs from now on.
-
-    Returns:
-        How many workflows were running.
-    """
-    with kv.write() as txn:
-        store.forget_deleted(txn)
-        forget_all_answers(txn)
-        for setting in store.settings_beginning(txn, process_setting("")):
-            store.drop_setting(txn, setting)
-        running = store.list_seqs(txn, WorkflowStatus.RUNNING)
-        for seq in running:
-            try:
-                row = store.get(txn, seq)
-            except StorageCorruptError as error:
-                log.error("a workflow is left as it is: %s", error)
-                store.let_go(txn, seq)
-                continue
-            assert row is not None
-            changed = replace(row, status=next_status(row.status, StatusSignal.CLUSTER_LOST))
-            store.save(txn, changed, was=row)
-            store.put_away(txn, seq, row.executor)
-        for row in store.list_by_ids(txn, store.list_seqs(txn, WorkflowStatus.PENDING)):
-            if not names.is_dedicated(row.executor):
-                store.save(txn, replace(row, executor=names.executor_for(row.workflow_id, executors)))
-        schedule_store.wake_waiting(txn)
-    return len(running)

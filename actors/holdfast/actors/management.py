@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from holdfast.actors import names
 from holdfast.actors.alarm import Alarm
 from holdfast.actors.executor import Executor
-from holdfast.actors.executor_core import lose_cluster
+from holdfast.actors.lost_cluster import lose_cluster
 from holdfast.actors.operating_system import Process, this_process
 from holdfast.actors.ray_untyped import actor_class, remote
 from holdfast.actors.schedule_messages import ScheduleKept, ScheduleView
