@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +22,8 @@ from ray.exceptions import RayActorError
 from holdfast.actors import names
 from holdfast.actors.acknowledgements import Acknowledger
 from holdfast.actors.answers import Answers
+from holdfast.actors.brought_files import BroughtFiles
+from holdfast.actors.consequences import Consequences
 from holdfast.actors.event_reports import EventReports
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.management_watch import ManagementWatch
@@ -30,7 +31,6 @@ from holdfast.actors.operating_system import this_process
 from holdfast.actors.operations import (
     Accepted,
     AdmitQueued,
-    Batch,
     Cancel,
     Delete,
     Deliver,
@@ -61,28 +61,22 @@ from holdfast.actors.schedule_messages import (
     Steering,
     SteerSchedule,
 )
-from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress, object_blob
-from holdfast.actors.task_call import Continued, Reply, Returned
+from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress
+from holdfast.actors.task_call import Reply
 from holdfast.actors.troubles import Troubles
-from holdfast.engine.commands import AcknowledgeEvent, Complete, StartListener, StartTask, StopListener, StopTask
 from holdfast.engine.errors import (
     ExecutorReplacedError,
-    HoldfastError,
     StorageCorruptError,
     StorageError,
     StorageFullError,
 )
-from holdfast.engine.graph import Graph
-from holdfast.engine.records import TaskContinuing, TaskFailed, TaskFinished
-from holdfast.engine.signals import Signal, TaskLost
+from holdfast.engine.signals import Signal
 from holdfast.storage import schedule_store
 from holdfast.storage import workflow_store as store
 from holdfast.storage.folder import StorageFolder
-from holdfast.storage.payload import Payload
 from holdfast.storage.platform_lock import PlatformLock
-from holdfast.storage.record_codec import Blob, Referring
+from holdfast.storage.record_codec import Blob
 from holdfast.storage.subscriptions import Subscription
-from holdfast.storage.workflow_row import WorkflowRow
 
 log = logging.getLogger("holdfast")
 
@@ -115,12 +109,14 @@ class Executor:
         self._acknowledger = Acknowledger()
         self._reports = EventReports()
         self._launcher = Launcher(self._folder, address, name)
+        self._files = BroughtFiles(self._folder, self._launcher)
         self._arrived: list[tuple[Operation, asyncio.Future[Outcome] | None]] = []
         self._scheduled = self._closed = False
         self._calls = RunningCalls(self._launcher, name, address, self._replied, self._signalled)
-        self._told_unix_s: float | None = None
-        self._say: list[str] = []
         self._troubles = Troubles()
+        self._consequences = Consequences(
+            self._launcher, self._calls, self._answers, self._reports, self._troubles, self._folder.blobs
+        )
         self._writing: set[asyncio.Task[None]] = set()
         self._recover_all(self._not_in_memory())
         self._watch = ManagementWatch(self._folder.kv, lease_s)
@@ -171,10 +167,10 @@ class Executor:
         """Make a workflow durable and set it going; what is refused leaves nothing behind."""
         outcome: Outcome
         try:
-            outcome = await self._operate(await self._submission(request))
+            outcome = await self._operate(await self._files.submission(request))
         except StorageError as error:
             outcome = error
-        await self._drop_files_of_refused(request)
+        await self._files.drop_refused(request)
         return outcome
 
     async def start(self, request: SubmitRequest, acknowledge_to: str) -> Any:
@@ -231,7 +227,7 @@ class Executor:
     async def subscribe(self, request: SubscribeRequest) -> Outcome:
         """Have each event of a stream start a workflow. Durable when this returns."""
         try:
-            environment = await asyncio.to_thread(self._store_rule, request)
+            environment = await asyncio.to_thread(self._files.store_rule, request)
         except StorageError as error:
             return error
         subscription = Subscription(
@@ -283,10 +279,10 @@ class Executor:
     async def keep_schedule(self, request: ScheduleRequest) -> Outcome:
         """Make a schedule durable; what is refused leaves nothing behind."""
         submission, terms = request.submission, request.terms
-        name, has_blobs = submission.workflow_id, self._has_large_parts(submission)
+        name, has_blobs = submission.workflow_id, self._files.has_large_parts(submission)
         outcome: Outcome
         try:
-            submit = await self._submission(submission)
+            submit = await self._files.submission(submission)
             outcome = await self._operate(
                 KeepSchedule(
                     name=name,
@@ -396,7 +392,7 @@ class Executor:
         if not self._calls.take_report(place, reply):
             return []
         epoch = self._epoch(reply.seq)
-        signal = await self._signal_of(reply, None if leaving else place)
+        signal = await self._files.signal_of(reply, None if leaving else place)
         await self._operate(Deliver(seq=reply.seq, signal=signal, epoch=epoch))
         return self._calls.take_placed(place)
 
@@ -435,15 +431,15 @@ class Executor:
             return
         for (operation, _), outcome in zip(arrived, batch.outcomes, strict=True):
             if isinstance(operation, Submit) and isinstance(outcome, Accepted) and outcome.fresh:
-                self._say.append(f'Workflow job created. [id="{operation.workflow_id}"]')
+                self._consequences.say_created(operation.workflow_id)
         for (_, waiter), outcome in zip(arrived, batch.outcomes, strict=True):
             if waiter is not None and not waiter.done():
                 waiter.set_result(outcome)
         if all(isinstance(operation, Submit) for operation, _ in arrived):
             # Who submits many waits for each answer: it goes out first, for it is durable already.
-            self._loop.call_soon(self._carry_out, batch)
+            self._loop.call_soon(self._consequences.carry_out, batch)
         else:
-            self._carry_out(batch)
+            self._consequences.carry_out(batch)
 
     def _not_committed(
         self, arrived: Sequence[tuple[Operation, asyncio.Future[Outcome] | None]], error: Exception
@@ -496,73 +492,6 @@ class Executor:
             if not self._troubles.is_resting(seq):
                 self._arrive(Recover(seq=seq))
 
-    def _carry_out(self, batch: Batch) -> None:
-        for seq in batch.lost:
-            self._calls.stop_all(seq)
-            self._reports.ended(seq)
-        for row, record in batch.logged:
-            self._reports.logged(row, record)
-            if isinstance(record, TaskFinished):
-                self._say_task(row, record.task_id, "SUCCESSFUL")
-            elif isinstance(record, TaskFailed):
-                self._say_task(row, record.task_id, "FAILED")
-            elif isinstance(record, TaskContinuing):
-                self._say_task(row, record.task_id, "CONTINUED")
-                continue
-            else:
-                continue
-            self._answers.task_ended(row)
-        for row, command in batch.commands:
-            match command:
-                case StartTask():
-                    self._say_task(row, command.node.task_id, "RUNNING")
-                    self._calls.start_task(row, command)
-                case StartListener() | AcknowledgeEvent():
-                    self._calls.start_listener(row, command)
-                case StopTask() | StopListener():
-                    self._calls.stop(row.seq, command.task)
-                case Complete():
-                    log.debug("workflow ended workflow_id=%s status=%s", row.workflow_id, command.status.value)
-        for row in batch.ended:
-            self._troubles.forget(row.seq)
-            self._answers.ended(row)
-            self._reports.ended(row.seq)
-        self._say.extend(f'Workflow job created. [id="{workflow_id}"]' for workflow_id in batch.scheduled)
-        for group in (*(row.nonce for row in batch.deleted), *batch.dropped_groups):
-            self._folder.blobs.delete_group(group)
-        for executor, workflow_id in batch.cancel_elsewhere:
-            self._cancel_elsewhere(executor, workflow_id)
-        for executor, seq in batch.elsewhere:
-            if names.is_dedicated(executor):
-                self._launcher.management().keep_executor.remote(executor)
-            else:
-                ray.get_actor(executor, namespace=names.NAMESPACE).recover.remote([seq])
-        for source in batch.sources:
-            self._launcher.management().note_source.remote(source)
-        self._tell_alarm(batch.earliest_due_unix_s)
-        if self._say:
-            sys.stderr.write("\n".join(self._say) + "\n")
-            sys.stderr.flush()
-            self._say.clear()
-
-    def _cancel_elsewhere(self, executor: str, workflow_id: str) -> None:
-        try:
-            ray.get_actor(executor, namespace=names.NAMESPACE).cancel.remote(workflow_id)
-        except ValueError:
-            # One of a single workflow, not there yet or not any more: the schedule is looked at again.
-            log.info("executor %s is not there to cancel workflow_id=%s", executor, workflow_id)
-
-    def _say_task(self, row: WorkflowRow, task_id: str, status: str) -> None:
-        self._say.append(f"Task status [{status}]\t[{row.workflow_id}@{task_id}]")
-
-    def _tell_alarm(self, due_unix_s: float | None) -> None:
-        """Have the management actor wake us in time. It reads the timers itself when it starts."""
-        if due_unix_s is None:
-            return
-        if self._told_unix_s is None or due_unix_s < self._told_unix_s or self._told_unix_s <= time.time():
-            self._told_unix_s = due_unix_s
-            self._launcher.management().note_deadline.remote(due_unix_s)
-
     # -- replies -------------------------------------------------------------------------------------------------
 
     def _signalled(self, seq: int, signal: Signal) -> None:
@@ -573,7 +502,7 @@ class Executor:
         return 0 if held is None else held.epoch
 
     def _replied(self, reply: Reply, listener: bool) -> None:
-        if not self._has_files(reply):
+        if not self._files.brings_files(reply):
             self._signalled(reply.seq, signal_of_reply(reply, None, listener=listener))
             return
         # The event loop keeps only a weak reference to a task.
@@ -583,97 +512,4 @@ class Executor:
 
     async def _deliver_later(self, reply: Reply, listener: bool) -> None:
         epoch = self._epoch(reply.seq)
-        self._arrive(Deliver(seq=reply.seq, signal=await self._signal_of(reply, None, listener), epoch=epoch))
-
-    # -- files ---------------------------------------------------------------------------------------------------
-
-    def _has_files(self, reply: Reply) -> bool:
-        if reply.objects or isinstance(reply, Continued):
-            return True
-        return isinstance(reply, Returned) and _is_large(reply.base)
-
-    async def _signal_of(self, reply: Reply, place: str | None, listener: bool = False) -> Signal:
-        """The signal of a reply, with what it brought along written to files first."""
-        if self._has_files(reply):
-            with self._folder.kv.read() as txn:
-                row = store.get(txn, reply.seq)
-            if row is not None:
-                try:
-                    reply = await asyncio.to_thread(self._write_files, reply, row.nonce)
-                except HoldfastError as error:
-                    # A full disk: what was said cannot be kept. Nobody else would tell of this attempt.
-                    log.error("a reply was not stored workflow_id=%s error=%s", row.workflow_id, error)
-                    began, ended = reply.started_unix_s, reply.ended_unix_s
-                    return TaskLost(
-                        task=reply.task, attempt=reply.attempt, error=error, started_unix_s=began, ended_unix_s=ended
-                    )
-        return signal_of_reply(reply, place, listener=listener)
-
-    def _write_files(self, reply: Reply, group: str) -> Reply:
-        self._write_objects(reply.objects, group)
-        if isinstance(reply, Continued):
-            self._launcher.store_code(reply.code)
-            return replace(reply, graph=self._store_arguments(reply.graph, group))
-        if isinstance(reply, Returned):
-            return replace(reply, base=self._store_base(reply.base, group))
-        return reply
-
-    def _write_objects(self, objects: Any, group: str) -> None:
-        for key, payload in objects.items():
-            self._folder.blobs.write(group, payload, name=object_blob(group, key).partition("/")[2])
-
-    def _store_base(self, base: Any, group: str) -> Any:
-        if isinstance(base, Referring):
-            return Referring(self._store_base(base.base, group), base.objects)
-        if _is_large(base):
-            return Blob(self._folder.blobs.write(group, base), base.nbytes)
-        return base
-
-    def _store_arguments(self, graph: Graph, group: str) -> Graph:
-        if not any(_is_large(node.arguments) for node in graph.nodes):
-            return graph
-        return replace(
-            graph,
-            nodes=tuple(replace(node, arguments=self._store_base(node.arguments, group)) for node in graph.nodes),
-        )
-
-    async def _submission(self, request: SubmitRequest) -> Submit:
-        known = self._launcher.environment_of(request.environment)
-        graph, environment = request.graph, known or ""
-        self_stored = not self._launcher.lacks(request.code) and not request.objects
-        if known is None or not self_stored or any(_is_large(node.arguments) for node in graph.nodes):
-            graph, environment = await asyncio.to_thread(self._store_submission, request)
-        return Submit(
-            workflow_id=request.workflow_id,
-            graph=graph,
-            nonce=request.nonce,
-            user_metadata=request.user_metadata,
-            environment=environment,
-            dedicated=request.dedicated,
-        )
-
-    async def _drop_files_of_refused(self, request: SubmitRequest) -> None:
-        """Remove what a submission wrote ahead of its workflow, when there is no such workflow."""
-        if not self._has_large_parts(request):
-            return
-        with self._folder.kv.read() as txn:
-            row = store.find(txn, request.workflow_id)
-        if row is None or row.nonce != request.nonce:
-            await asyncio.to_thread(self._folder.blobs.delete_group, request.nonce)
-
-    def _store_rule(self, request: SubscribeRequest) -> str:
-        self._launcher.store_code(request.code)
-        return self._launcher.store_environment(request.environment)
-
-    def _has_large_parts(self, request: SubmitRequest) -> bool:
-        return bool(request.objects) or any(_is_large(node.arguments) for node in request.graph.nodes)
-
-    def _store_submission(self, request: SubmitRequest) -> tuple[Graph, str]:
-        self._launcher.store_code(request.code)
-        self._write_objects(request.objects, request.nonce)
-        environment = self._launcher.store_environment(request.environment)
-        return self._store_arguments(request.graph, request.nonce), environment
-
-
-def _is_large(base: Any) -> bool:
-    return isinstance(base, Payload) and base.nbytes > INLINE_BYTES
+        self._arrive(Deliver(seq=reply.seq, signal=await self._files.signal_of(reply, None, listener), epoch=epoch))
