@@ -1,4 +1,4 @@
-"""What all tests share: a local Ray for a module, and a fresh platform on a fresh folder for a test."""
+"""What all tests share: a local Ray, and a fresh platform on a fresh folder for a test."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import ray
@@ -22,17 +23,39 @@ from tests.kafka.running_kafka import RunningKafka
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
 
+_SHARING: set[ModuleType] = set()
+
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # Started in the background by a shell: what tests start would ignore Ctrl-C too, and some send it one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """One local Ray of two CPUs for the tests of a module."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Note the modules that share a Ray."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "local_ray" in item.fixturenames:
+            _SHARING.add(item.module)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_of_others_is_over(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ray goes on from a module to the next that asks for it, for it takes seconds to start; others find none.
+
+    Nor does it go on with an actor that a test has left.
+    """
+    if request.node.module not in _SHARING:
+        ray.shutdown()
     yield
-    ray.shutdown()
+    if ray.is_initialized() and ray.util.list_named_actors(all_namespaces=True):
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def local_ray(ray_of_others_is_over: None) -> None:
+    """A local Ray of two CPUs, with nothing in it."""
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 @pytest.fixture(scope="module", autouse=True)

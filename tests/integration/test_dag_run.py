@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import ray
@@ -259,9 +258,8 @@ def test_run_async_gives_a_real_ray_ref(wid, tmp_path) -> None:
 
 def test_run_async_returns_before_the_work_is_done(tmp_path) -> None:
     gate = tmp_path / "gate"
-    started = time.monotonic()
     ref = workflow.run_async(gated.bind(gate, 1))
-    assert time.monotonic() - started < 5
+    assert not gate.exists()
     gate.touch()
     assert ray.get(ref) == 1
 

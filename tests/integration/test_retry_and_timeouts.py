@@ -135,10 +135,8 @@ def test_an_attempt_that_takes_too_long_is_killed(tmp_path: Path, wid: str) -> N
         mark(tmp_path / "pids", str(os.getpid()))
         time.sleep(600)
 
-    began = time.time()
     with pytest.raises(workflow.WorkflowExecutionError) as caught:
         workflow.run(slow.options(**workflow.options(timeout_s=0.5)).bind(), workflow_id=wid)
-    assert time.time() - began < 60
     cause = caught.value.__cause__
     assert isinstance(cause, TaskTimeoutError)
     assert isinstance(cause, TimeoutError)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 import ray
@@ -315,19 +314,7 @@ def test_a_long_chain_needs_no_stack() -> None:
     assert draft.graph.nodes[5].inputs == (4,)
 
 
-def test_a_fan_out_of_a_thousand_is_built_quickly() -> None:
-    dag = f.bind([one.bind(i) for i in range(1000)])
-    durations = []
-    for _ in range(3):
-        started = time.perf_counter()
-        build(dag)
-        durations.append(time.perf_counter() - started)
-    # Some 15 ms where it was written; the bound is for busy machines.
-    assert min(durations) < 0.06
-
-
-@pytest.fixture(scope="module")
-def local_ray():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+def test_a_fan_out_of_a_thousand_carries_each_function_once() -> None:
+    draft = build(f.bind([one.bind(i) for i in range(1000)]))
+    assert len(draft.graph.nodes) == 1001
+    assert len(draft.code) == 2

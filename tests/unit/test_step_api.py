@@ -133,10 +133,3 @@ def test_a_workflow_cannot_be_put_or_passed_to_a_plain_ray_task(local_ray) -> No
         ray.put(add.step(1))
     with pytest.raises(ValueError, match="cannot be pickled"):
         ray.remote(add._function).remote(add.step(1))
-
-
-@pytest.fixture(scope="module")
-def local_ray():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()

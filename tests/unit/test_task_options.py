@@ -206,10 +206,3 @@ def test_a_function_with_workflow_options_still_runs_as_a_plain_ray_task(local_r
     function = ray.remote(**WorkflowOptions(task_id="a", metadata={"k": 1}))(plain)
     assert ray.get(function.remote(2)) == 2
     assert ray.get(function.options(**WorkflowOptions(checkpoint=False)).remote(3)) == 3
-
-
-@pytest.fixture(scope="module")
-def local_ray():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()

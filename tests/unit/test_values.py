@@ -20,13 +20,6 @@ from holdfast.engine.errors import HoldfastError, ResultNotStoredError, TaskErro
 
 
 @pytest.fixture(scope="module")
-def local_ray():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def actor(local_ray):
     @ray.remote(num_cpus=0)
     class Holder:
