@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import pickle
 import pkgutil
 import re
 import subprocess
@@ -39,6 +41,9 @@ WORKFLOW_NAMES = {
     # Status, as a type and as plain names
     "WorkflowStatus", "NONE", "RUNNING", "CANCELED", "SUCCESSFUL", "FAILED", "RESUMABLE", "PENDING",
 }  # fmt: skip
+
+# These ask the platform nothing: they build a graph, decorate, or stand in a task.
+WITHOUT_TWIN = {"continuation", "create", "sleep", "step", "wait", "wait_for_event"}
 
 # Where people who come from ray.workflow import from today.
 OLD_IMPORTS = {
@@ -185,6 +190,17 @@ class TestPublicSurface:
             if not name.startswith("_") and not isinstance(value, ModuleType) and name != "annotations"
         }
         assert shown <= set(module.__all__)
+
+    def test_each_function_that_asks_the_platform_has_an_awaited_twin_of_the_same_arguments(self) -> None:
+        workflow = importlib.import_module("holdfast.workflow")
+        asking = {name for name in workflow.__all__ if inspect.isfunction(getattr(workflow, name))} - WITHOUT_TWIN
+        assert set(workflow.aio.__all__) == asking
+        for name in asking:
+            twin = getattr(workflow.aio, name)
+            assert inspect.iscoroutinefunction(twin), name
+            given, expected = inspect.signature(twin), inspect.signature(getattr(workflow, name))
+            assert list(given.parameters.values()) == list(expected.parameters.values()), name
+            assert pickle.loads(pickle.dumps(twin)) is twin, name
 
     @pytest.mark.parametrize(("module", "names"), OLD_IMPORTS.items(), ids=OLD_IMPORTS.keys())
     def test_the_import_paths_of_ray_workflow_are_kept(self, module: str, names: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from holdfast import workflow
-from holdfast.listeners import HTTPListener
+from holdfast.listeners import HTTPListener, KafkaListener
 from tests.integration.traces import wait_for_file
 
 pytestmark = pytest.mark.usefixtures("platform")
@@ -41,7 +41,11 @@ def test_each_call_has_its_twin(wid) -> None:
         assert (await workflow.aio.get_metadata(wid))["user_metadata"] == {"k": 1}
         assert (wid, "SUCCESSFUL") in await workflow.aio.list_all()
         assert await workflow.aio.resume(wid) == 3
+        assert await (await workflow.aio.resume_async(wid)) == 3
+        assert await (await workflow.aio.get_output_async(wid)) == 3
         assert await workflow.aio.resume_all() == []
+        assert (await workflow.aio.platform_status())["workflows"]["SUCCESSFUL"] >= 2
+        await workflow.aio.init()
         await workflow.aio.delete(wid)
         with pytest.raises(workflow.exceptions.WorkflowNotFoundError):
             await workflow.aio.get_status(wid)
@@ -72,6 +76,21 @@ def test_errors_are_those_of_the_twin(wid, tmp_path) -> None:
             await ref
         with pytest.raises(workflow.WorkflowCancellationError):
             await workflow.aio.get_output(f"{wid}-2")
+
+    asyncio.run(main())
+
+
+def test_outside_sources_are_looked_after_from_async_code(wid) -> None:
+    async def main() -> None:
+        event = workflow.wait_for_event(KafkaListener, topic="t", cluster="unheard-of")
+        await workflow.aio.submit(event, workflow_id=wid)
+        (source,) = await workflow.aio.event_sources()
+        assert (source.name, source.state) == ("kafka/unheard-of/t", "unconfigured")
+        assert await workflow.aio.dead_letters(source.name) == []
+        for of_one in (workflow.aio.show_dead_letter, workflow.aio.replay_dead_letter, workflow.aio.delete_dead_letter):
+            with pytest.raises(workflow.exceptions.DeadLetterNotFoundError):
+                await of_one(7)
+        await workflow.aio.cancel(wid)
 
     asyncio.run(main())
 

@@ -4,6 +4,9 @@ Nothing here blocks the event loop: short calls go through a thread, and values
 are awaited as Ray references, so that a thousand waiters cost no threads. The
 threads are our own: those of `asyncio.to_thread` are few, and all of them may
 be taken by code that waits for what is asked here.
+
+Every function of `holdfast.workflow` that asks the platform has its twin here,
+of the same name and arguments. What only builds a graph asks nobody and has none.
 """
 
 from __future__ import annotations
@@ -11,166 +14,135 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from ray.exceptions import RayTaskError
 
-from holdfast.engine.transitions import WorkflowStatus
-from holdfast.workflow import api, schedules, subscriptions
+from holdfast.workflow import api, opening, outside_sources, platform, schedules, subscriptions
 
 __all__ = [
     "cancel",
+    "dead_letters",
     "delete",
+    "delete_dead_letter",
     "delete_event_subscription",
     "delete_schedule",
     "describe_schedule",
+    "event_sources",
     "get_metadata",
     "get_output",
+    "get_output_async",
     "get_status",
+    "init",
     "list_all",
     "list_event_subscriptions",
     "list_schedules",
     "on_event",
     "pause_schedule",
+    "platform_status",
+    "replay_dead_letter",
     "resume",
     "resume_all",
+    "resume_async",
     "resume_schedule",
     "run",
     "run_async",
     "schedule",
     "send_event",
+    "show_dead_letter",
+    "shutdown",
     "submit",
     "trigger_schedule",
 ]
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 # Started when they are needed. Each waits for an actor's answer most of its time.
 _threads = ThreadPoolExecutor(32, thread_name_prefix="holdfast-aio")
 
 
+def _twin(function: Callable[_P, _T]) -> Callable[_P, Coroutine[Any, Any, _T]]:
+    """The same function, called in a thread of ours and awaited."""
+
+    @functools.wraps(function)
+    async def twin(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        # With the caller's context, as `asyncio.to_thread`: it tells in which task of a workflow we are.
+        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(_threads, call)
+
+    # It is found here when it is pickled by its name.
+    twin.__module__ = __name__
+    twin.__doc__ = f"As `workflow.{function.__name__}`, awaited."
+    return twin
+
+
+init = _twin(opening.init)
+shutdown = _twin(platform.shutdown)
+platform_status = _twin(platform.platform_status)
+
+run_async = _twin(api.run_async)
+submit = _twin(api.submit)
+resume_async = _twin(api.resume_async)
+resume_all = _twin(api.resume_all)
+get_output_async = _twin(api.get_output_async)
+get_status = _twin(api.get_status)
+get_metadata = _twin(api.get_metadata)
+list_all = _twin(api.list_all)
+cancel = _twin(api.cancel)
+delete = _twin(api.delete)
+
+send_event = _twin(api.send_event)
+on_event = _twin(subscriptions.on_event)
+list_event_subscriptions = _twin(subscriptions.list_event_subscriptions)
+delete_event_subscription = _twin(subscriptions.delete_event_subscription)
+
+event_sources = _twin(outside_sources.event_sources)
+dead_letters = _twin(outside_sources.dead_letters)
+show_dead_letter = _twin(outside_sources.show_dead_letter)
+replay_dead_letter = _twin(outside_sources.replay_dead_letter)
+delete_dead_letter = _twin(outside_sources.delete_dead_letter)
+
+schedule = _twin(schedules.schedule)
+list_schedules = _twin(schedules.list_schedules)
+describe_schedule = _twin(schedules.describe_schedule)
+pause_schedule = _twin(schedules.pause_schedule)
+resume_schedule = _twin(schedules.resume_schedule)
+trigger_schedule = _twin(schedules.trigger_schedule)
+delete_schedule = _twin(schedules.delete_schedule)
+
+
 async def run(
-    dag: Any, *args: Any, workflow_id: str | None = None, metadata: dict[str, Any] | None = None, **kwargs: Any
+    dag: Any,
+    *args: Any,
+    workflow_id: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    dedicated_executor: bool = False,
+    **kwargs: Any,
 ) -> Any:
-    """As `workflow.run`."""
-    return await _value(await run_async(dag, *args, workflow_id=workflow_id, metadata=metadata, **kwargs))
-
-
-async def run_async(
-    dag: Any, *args: Any, workflow_id: str | None = None, metadata: dict[str, Any] | None = None, **kwargs: Any
-) -> Any:
-    """As `workflow.run_async`: an awaitable Ray reference."""
-    return await _in_thread(api.run_async, dag, *args, workflow_id=workflow_id, metadata=metadata, **kwargs)
-
-
-async def submit(
-    dag: Any, *args: Any, workflow_id: str | None = None, metadata: dict[str, Any] | None = None, **kwargs: Any
-) -> str:
-    """As `workflow.submit`."""
-    return await asyncio.to_thread(api.submit, dag, *args, workflow_id=workflow_id, metadata=metadata, **kwargs)
+    """As `workflow.run`, awaited; no thread waits for the value."""
+    return await _value(
+        await run_async(
+            dag,
+            *args,
+            workflow_id=workflow_id,
+            metadata=metadata,
+            dedicated_executor=dedicated_executor,
+            **kwargs,
+        )
+    )
 
 
 async def resume(workflow_id: str, *, dedicated_executor: bool | None = None) -> Any:
-    """As `workflow.resume`."""
-    return await _value(await _in_thread(api.resume_async, workflow_id, dedicated_executor=dedicated_executor))
-
-
-async def resume_all(include_failed: bool = False) -> list[tuple[str, Any]]:
-    """As `workflow.resume_all`."""
-    return await _in_thread(api.resume_all, include_failed)
+    """As `workflow.resume`, awaited; no thread waits for the value."""
+    return await _value(await resume_async(workflow_id, dedicated_executor=dedicated_executor))
 
 
 async def get_output(workflow_id: str, *, task_id: str | None = None, name: str | None = None) -> Any:
-    """As `workflow.get_output`."""
-    return await _value(await _in_thread(api.get_output_async, workflow_id, task_id=task_id, name=name))
-
-
-async def get_status(workflow_id: str) -> WorkflowStatus:
-    """As `workflow.get_status`."""
-    return await _in_thread(api.get_status, workflow_id)
-
-
-async def get_metadata(workflow_id: str, task_id: str | None = None) -> dict[str, Any]:
-    """As `workflow.get_metadata`."""
-    return await _in_thread(api.get_metadata, workflow_id, task_id)
-
-
-async def list_all(status_filter: Any = None) -> list[tuple[str, WorkflowStatus]]:
-    """As `workflow.list_all`."""
-    return await _in_thread(api.list_all, status_filter)
-
-
-async def cancel(workflow_id: str) -> None:
-    """As `workflow.cancel`."""
-    await _in_thread(api.cancel, workflow_id)
-
-
-async def delete(workflow_id: str) -> None:
-    """As `workflow.delete`."""
-    await _in_thread(api.delete, workflow_id)
-
-
-async def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_key: str | None = None) -> bool:
-    """As `workflow.send_event`."""
-    return await _in_thread(api.send_event, workflow_id, key, payload, idempotency_key=idempotency_key)
-
-
-async def _in_thread(function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-    # With the caller's context, as `asyncio.to_thread`: it tells in which task of a workflow we are.
-    call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_threads, call)
-
-
-async def on_event(listener_class: Any, *args: Any, **kwargs: Any) -> str:
-    """As `workflow.on_event`."""
-    return await asyncio.to_thread(subscriptions.on_event, listener_class, *args, **kwargs)
-
-
-async def list_event_subscriptions() -> list[subscriptions.EventSubscription]:
-    """As `workflow.list_event_subscriptions`."""
-    return await asyncio.to_thread(subscriptions.list_event_subscriptions)
-
-
-async def delete_event_subscription(name: str) -> None:
-    """As `workflow.delete_event_subscription`."""
-    await asyncio.to_thread(subscriptions.delete_event_subscription, name)
-
-
-async def schedule(name: str, dag: Any, *args: Any, **options: Any) -> None:
-    """As `workflow.schedule`."""
-    await asyncio.to_thread(schedules.schedule, name, dag, *args, **options)
-
-
-async def list_schedules() -> list[dict[str, Any]]:
-    """As `workflow.list_schedules`."""
-    return await asyncio.to_thread(schedules.list_schedules)
-
-
-async def describe_schedule(name: str) -> dict[str, Any]:
-    """As `workflow.describe_schedule`."""
-    return await asyncio.to_thread(schedules.describe_schedule, name)
-
-
-async def pause_schedule(name: str) -> None:
-    """As `workflow.pause_schedule`."""
-    await asyncio.to_thread(schedules.pause_schedule, name)
-
-
-async def resume_schedule(name: str) -> None:
-    """As `workflow.resume_schedule`."""
-    await asyncio.to_thread(schedules.resume_schedule, name)
-
-
-async def trigger_schedule(name: str) -> str | None:
-    """As `workflow.trigger_schedule`."""
-    return await asyncio.to_thread(schedules.trigger_schedule, name)
-
-
-async def delete_schedule(name: str) -> None:
-    """As `workflow.delete_schedule`."""
-    await asyncio.to_thread(schedules.delete_schedule, name)
+    """As `workflow.get_output`, awaited; no thread waits for the value."""
+    return await _value(await get_output_async(workflow_id, task_id=task_id, name=name))
 
 
 async def _value(reference: Any) -> Any:
