@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -91,21 +92,39 @@ class Broker:
 
     Args:
         auto_create_topics: Whether writing to a topic, or asking for it, makes it.
+        protocols: What is spoken on further ports, as SSL or SASL_SSL; `settings` say with which certificates and
+            users.
         settings: More lines of `server.properties`, which win.
+        format_options: More options of `kafka-storage format`, as `--add-scram`.
     """
 
-    def __init__(self, *, auto_create_topics: bool = False, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        auto_create_topics: bool = False,
+        protocols: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
+        format_options: Sequence[str] = (),
+    ) -> None:
         self._class_path = class_path()
         self.folder = Path(tempfile.mkdtemp(prefix="holdfast-kafka-"))
-        self.port, controller_port = _free_ports(2)
+        self.port, controller_port, *ports = _free_ports(2 + len(protocols))
         self._process: subprocess.Popen[bytes] | None = None
+        self.addresses = {
+            protocol: f"127.0.0.1:{port}"
+            for protocol, port in zip(("PLAINTEXT", *protocols), (self.port, *ports), strict=True)
+        }
+        advertised = ",".join(f"{protocol}://{address}" for protocol, address in self.addresses.items())
         properties = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "listeners": f"{advertised},CONTROLLER://127.0.0.1:{controller_port}",
+            "advertised.listeners": advertised,
             "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": ",".join(
+                ("CONTROLLER:PLAINTEXT", *(f"{protocol}:{protocol}" for protocol in self.addresses))
+            ),
             "log.dirs": str(self.folder / "logs"),
             "auto.create.topics.enable": str(auto_create_topics).lower(),
             # One node: nothing can have a second copy.
@@ -128,15 +147,15 @@ class Broker:
         self._properties = self.folder / "server.properties"
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
         try:
-            self._format()
+            self._format(format_options)
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
     @property
     def bootstrap_servers(self) -> str:
-        """Where clients connect to: host and port, the same after a restart."""
-        return f"127.0.0.1:{self.port}"
+        """Where clients connect to: host and port, the same after a restart. `addresses` has those of `protocols`."""
+        return self.addresses["PLAINTEXT"]
 
     @property
     def pid(self) -> int | None:
@@ -222,11 +241,11 @@ class Broker:
             process.kill()
             process.wait()
 
-    def _format(self) -> None:
+    def _format(self, options: Sequence[str]) -> None:
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         # A leading dash would be taken for an option.
         command = self._java(
-            "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", str(self._properties)
+            "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", str(self._properties), *options
         )
         ran = subprocess.run(command, capture_output=True, text=True, timeout=_STARTING_S, check=False)
         if ran.returncode != 0:

@@ -19,11 +19,15 @@ Message = tuple[str | bytes | None, str | bytes | None]
 
 
 class RunningKafka:
-    """One node for the session: a real Apache Kafka, or without Java librdkafka's broker in this process."""
+    """One node: a real Apache Kafka, or without Java librdkafka's broker in this process.
 
-    def __init__(self) -> None:
+    Args:
+        broker: A real one, not started yet, that is set up in some other way than usual; closed with this.
+    """
+
+    def __init__(self, broker: Broker | None = None) -> None:
         self.missing = why_none()
-        self._broker: Broker | InProcessBroker = InProcessBroker() if self.missing else Broker()
+        self._broker: Broker | InProcessBroker = broker or (InProcessBroker() if self.missing else Broker())
         if isinstance(self._broker, Broker):
             self._broker.start()
         self.bootstrap_servers = self._broker.bootstrap_servers

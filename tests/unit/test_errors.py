@@ -64,6 +64,10 @@ EXAMPLES: dict[type[BaseException], tuple[tuple[Any, ...], tuple[str, ...]]] = {
     errors.TaskError: (("shop.Broke", "no money", "Traceback ..."), ("shop.Broke", "no money", "args")),
     errors.StepNotPicklableError: (("charge",), ("charge", ".step(")),
     errors.SecretMissingError: (("the file /run/p", "it is empty"), ("the file /run/p", "it is empty")),
+    errors.KafkaNotReachedError: (
+        ("default", "a:9092", "it refuses the user 'shop'", "Check the password."),
+        ("'default'", "a:9092", "it refuses the user 'shop'", "Check the password."),
+    ),
     errors.DeadLetterNotFoundError: ((7,), ("7", "workflow.dead_letters()")),
     errors.DeadLetterNotReplayableError: ((7, "it is not JSON", "Give one."), ("7", "it is not JSON", "Give one.")),
     errors.StorageError: _STORAGE,

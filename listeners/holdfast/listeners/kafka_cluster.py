@@ -1,7 +1,8 @@
 """Questions to a Kafka cluster: which topics it has, how far their partitions reach.
 
 On connections of its own, so that a consumer that hangs is noticed by what is
-told here. Reads no messages, and decides nothing.
+told here. Decides nothing, and reads messages only as bytes, for who looks for
+damage in them.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from typing import Any
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import KafkaConnectionError, UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.commit import OffsetCommitRequest
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 
+from holdfast.listeners.kafka_refusals import why_not_reached
+from holdfast.listeners.kafka_settings import KafkaSettings
 from holdfast.listeners.kafka_wire import TopicsRequest, topics_of
 
 LATEST = -1
 EARLIEST = -2
 _NO_OFFSET = -1
+_NO_WAIT_MS = 0
 _ANY_MEMBER = ""
 _ANY_GENERATION = -1
 
@@ -41,21 +46,33 @@ class KafkaCluster:
     """One cluster. `open` before use, `close` after it, also when opening failed.
 
     Args:
-        arguments: What aiokafka's clients take to connect.
-        read_committed: Whether messages of open transactions count as not there yet.
+        settings: Its connection.
+
+    Raises:
+        SecretMissingError: A secret is not where it should be.
+        ValueError: A certificate or key cannot be used.
     """
 
-    def __init__(self, arguments: Mapping[str, Any], *, read_committed: bool) -> None:
-        self._client = AIOKafkaClient(**arguments)
-        self._isolation = int(read_committed)
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._arguments = settings.client_arguments()
+        self._client = AIOKafkaClient(**self._arguments)
+        # Whether messages of open transactions count as not there yet.
+        self._isolation = int(settings.isolation_level == "read_committed")
 
     async def open(self) -> None:
         """Connect.
 
         Raises:
-            KafkaError: No server answers, or it refuses us.
+            KafkaNotReachedError: No server answers, or it refuses us; says which, and what to do.
         """
-        await self._client.bootstrap()
+        try:
+            await self._client.bootstrap()
+        except KafkaConnectionError as error:
+            raise await why_not_reached(self._settings, self._arguments) from error
+        if not self._client.cluster.brokers():
+            # So does one answer that has refused a token, which aiokafka does not notice.
+            raise await why_not_reached(self._settings, self._arguments)
 
     async def close(self) -> None:
         """Disconnect."""
@@ -114,6 +131,31 @@ class KafkaCluster:
                         raise for_code(error)(f"{topic}, partition {partition}")
                     found[partition] = None if offset == _NO_OFFSET else offset
         return found
+
+    async def fetch(self, topic: str, state: TopicState, partition: int, offset: int, nbytes: int) -> tuple[bytes, int]:
+        """What is stored of a partition from the batch on that has an offset, as it is.
+
+        Args:
+            topic: The topic.
+            state: As `topics` told it.
+            partition: The partition.
+            offset: The offset.
+            nbytes: How much at most; one batch in any case.
+
+        Returns:
+            The bytes, and where the partition ends.
+
+        Raises:
+            KafkaError: The server does not answer, or does not have it.
+        """
+        request = FetchRequest(_NO_WAIT_MS, 1, nbytes, self._isolation, [(topic, [(partition, offset, nbytes)])])
+        answer = await self._ask(state.leaders[partition], request)
+        for _, partitions in answer.topics:
+            for number, error, end, *_, records in partitions:
+                if error:
+                    raise for_code(error)(f"{topic}, partition {number}")
+                return bytes(records or b""), end
+        return b"", offset
 
     async def commit(self, group: str, offsets: Mapping[str, Mapping[int, int]]) -> None:
         """Note positions under a consumer group of which we are no member: for whoever watches lag.

@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from holdfast.listeners.kafka_damage import Damage
 from holdfast.listeners.kafka_message import is_json, note_of
 from holdfast.storage import dead_letters, event_store
 from holdfast.storage.dead_letters import DeadLetter
-from holdfast.storage.event_store import IncomingEvent
-from holdfast.storage.interface import KeyValueStore
+from holdfast.storage.event_store import IncomingEvent, Ingested
+from holdfast.storage.interface import KeyValueStore, WriteTransaction
 
 _REST_OF_A_MS = 0.999
-UNDECODABLE, OVERSIZED, OUT_OF_RANGE = "undecodable", "oversized", "out-of-range"
+UNDECODABLE, OVERSIZED, OUT_OF_RANGE, CORRUPT = "undecodable", "oversized", "out-of-range", "corrupt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,20 +107,30 @@ def take_in(kv: KeyValueStore, batches: Sequence[Batch], now_unix_s: float) -> T
     starts: dict[int, None] = {}
     with kv.write() as txn:
         for batch in batches:
-            source = event_store.find_source(txn, batch.source)
-            moves = {
-                str(partition): (None if known is None else known.plain(), new.plain())
-                for partition, (known, new) in batch.moves.items()
-            }
-            done = event_store.ingest(txn, batch.source, batch.events, moves=moves, now_unix_s=now_unix_s)
+            done = write_batch(txn, batch, now_unix_s)
             accepted[batch.source] = done.accepted
             wakes.update(dict.fromkeys(done.wakes))
             starts.update(dict.fromkeys(done.starts))
-            for letter in batch.letters:
-                # Who reads raw values has no use for a letter that says that they are not JSON.
-                if letter.reason != UNDECODABLE or (source is not None and source.decoded):
-                    dead_letters.add_dead_letter(txn, letter)
     return TakenIn(accepted=accepted, wakes=tuple(wakes), starts=tuple(starts))
+
+
+def write_batch(txn: WriteTransaction, batch: Batch, now_unix_s: float) -> Ingested:
+    """Write a batch as a part of a transaction.
+
+    Raises:
+        PositionMovedError: Somebody else has moved a position.
+    """
+    source = event_store.find_source(txn, batch.source)
+    moves = {
+        str(partition): (None if known is None else known.plain(), new.plain())
+        for partition, (known, new) in batch.moves.items()
+    }
+    done = event_store.ingest(txn, batch.source, batch.events, moves=moves, now_unix_s=now_unix_s)
+    for letter in batch.letters:
+        # Who reads raw values has no use for a letter that says that they are not JSON.
+        if letter.reason != UNDECODABLE or (source is not None and source.decoded):
+            dead_letters.add_dead_letter(txn, letter)
+    return done
 
 
 def add_record(batch: Batch, record: Any, position: Position, *, max_bytes: int | None, now_unix_s: float) -> None:
@@ -192,6 +203,38 @@ def too_large_for_the_fetch(batch: Batch, topic: str, partition: int, position: 
                 "partition": partition,
                 "offset": position.offset,
                 "before_use": position.offset < position.before_use,
+            },
+        )
+    )
+
+
+def damaged(batch: Batch, topic: str, partition: int, position: Position, damage: Damage, now_unix_s: float) -> None:
+    """Put what cannot be read into a batch, as one dead letter, and step over it.
+
+    Args:
+        batch: Gets the dead letter, and the move.
+        topic, partition: Which.
+        position: As it is stored; nothing that can be read comes between it and the damage.
+        damage: What cannot be read.
+        now_unix_s: The time, in seconds since the epoch.
+    """
+    new = position.at(damage.next)
+    batch.moves[partition] = (position, new)
+    last = damage.next - 1
+    which = f"offset {damage.first}" if last == damage.first else f"offsets {damage.first} to {last}"
+    batch.letters.append(
+        DeadLetter(
+            source=batch.source,
+            reason=CORRUPT,
+            error=f"{which} of partition {partition} cannot be read: {damage.error}; reading goes on at {damage.next}",
+            occurred_unix_s=now_unix_s,
+            note={
+                "topic": topic,
+                "topic_id": position.topic_id,
+                "partition": partition,
+                "offset": damage.first,
+                "went_on_at": damage.next,
+                "before_use": damage.first < position.before_use,
             },
         )
     )

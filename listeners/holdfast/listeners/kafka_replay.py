@@ -14,16 +14,16 @@ from aiokafka.errors import OffsetOutOfRangeError
 from holdfast.engine.errors import DeadLetterNotFoundError, DeadLetterNotReplayableError
 from holdfast.listeners import kafka_intake as intake
 from holdfast.listeners.kafka_cluster import EARLIEST, KafkaCluster
+from holdfast.listeners.kafka_damage import is_of_a_record
 from holdfast.listeners.kafka_intake import Batch, Position, TakenIn
 from holdfast.listeners.kafka_message import is_json
 from holdfast.listeners.kafka_settings import KafkaSettings
-from holdfast.storage import event_store
 from holdfast.storage.dead_letters import DeadLetter, drop_dead_letter
-from holdfast.storage.event_store import IncomingEvent
 from holdfast.storage.interface import KeyValueStore
 
 _LARGEST_BYTES = 256 << 20
 _READING_S = 60.0
+_POLL_MS = 200
 
 
 async def replay(settings: KafkaSettings, kv: KeyValueStore, letter: DeadLetter, value: bytes | None) -> TakenIn:
@@ -42,8 +42,22 @@ async def replay(settings: KafkaSettings, kv: KeyValueStore, letter: DeadLetter,
     """
     if letter.reason == intake.OUT_OF_RANGE:
         return await _go_on(settings, kv, letter)
+    if letter.reason == intake.CORRUPT:
+        if value is not None:
+            raise DeadLetterNotReplayableError(
+                letter.number, "whose value that would be is not known", "Leave value= out, or delete it."
+            )
+        batch = Batch(source=letter.source)
+        for record in await _read_again(settings, letter):
+            position = _position_at(letter, record.offset)
+            intake.add_record(batch, record, position, max_bytes=settings.max_message_bytes, now_unix_s=time.time())
+        return await asyncio.to_thread(_take_in, kv, letter, batch)
     if letter.reason == intake.OVERSIZED:
-        event = await _read_again(settings, letter)
+        (record,) = await _read_again(settings, letter)
+        batch = Batch(source=letter.source)
+        position = _position_at(letter, record.offset)
+        intake.add_record(batch, record, position, max_bytes=None, now_unix_s=time.time())
+        (event,) = batch.events
     elif letter.event is not None:
         event = letter.event
     else:
@@ -57,7 +71,7 @@ async def replay(settings: KafkaSettings, kv: KeyValueStore, letter: DeadLetter,
         raise DeadLetterNotReplayableError(
             letter.number, "its value is not JSON", "Give one that is: workflow.replay_dead_letter(number, value=...)."
         )
-    return await asyncio.to_thread(_take_in, kv, letter, [event], {})
+    return await asyncio.to_thread(_take_in, kv, letter, Batch(source=letter.source, events=[event]))
 
 
 async def _go_on(settings: KafkaSettings, kv: KeyValueStore, letter: DeadLetter) -> TakenIn:
@@ -74,18 +88,20 @@ async def _go_on(settings: KafkaSettings, kv: KeyValueStore, letter: DeadLetter)
             raise DeadLetterNotReplayableError(letter.number, "the topic is not there any more", "Delete it.")
         first = await cluster.offsets(topic, found[topic], {partition: EARLIEST})
     new = Position(topic_id=position.topic_id, offset=first[partition] or 0)
-    moves = {str(partition): (position.plain(), new.plain())}
-    return await asyncio.to_thread(_take_in, kv, letter, [], moves)
+    return await asyncio.to_thread(
+        _take_in, kv, letter, Batch(source=letter.source, moves={partition: (position, new)})
+    )
 
 
-async def _read_again(settings: KafkaSettings, letter: DeadLetter) -> IncomingEvent:
-    """A record that was too large, this time whatever its size."""
+async def _read_again(settings: KafkaSettings, letter: DeadLetter) -> list[Any]:
+    """The records that a dead letter is about, at least one, whatever their size."""
     note = letter.note
     tp, offset = TopicPartition(note["topic"], int(note["partition"])), int(note["offset"])
+    end = int(note.get("went_on_at", offset + 1))
     gone = DeadLetterNotReplayableError(letter.number, "the message is not in the topic any more", "Delete it.")
     async with _connected(settings) as cluster:
-        found, _ = await cluster.topics([tp.topic])
-        if tp.topic not in found or found[tp.topic].topic_id != note["topic_id"]:
+        there, _ = await cluster.topics([tp.topic])
+        if tp.topic not in there or there[tp.topic].topic_id != note["topic_id"]:
             raise gone
     consumer = AIOKafkaConsumer(
         **settings.client_arguments(),
@@ -100,32 +116,48 @@ async def _read_again(settings: KafkaSettings, letter: DeadLetter) -> IncomingEv
         await consumer.start()
         consumer.assign([tp])
         consumer.seek(tp, offset)
-        record = await asyncio.wait_for(consumer.getone(tp), _READING_S)
+        found: list[Any] = await asyncio.wait_for(_read_until(consumer, tp, end), _READING_S)
     except OffsetOutOfRangeError as error:
         raise gone from error
+    except Exception as error:
+        if not is_of_a_record(error) or isinstance(error, asyncio.TimeoutError):
+            raise
+        raise DeadLetterNotReplayableError(
+            letter.number, f"it still cannot be read: {error}", "Mend the topic and try again, or delete it."
+        ) from error
     finally:
         await consumer.stop()
-    if record.offset != offset:
+    if not found:
         raise gone
-    batch = Batch(source=letter.source)
-    position = Position(
-        topic_id=note["topic_id"], offset=offset, before_use=offset + 1 if note.get("before_use") else 0
-    )
-    intake.add_record(batch, record, position, max_bytes=None, now_unix_s=time.time())
-    return batch.events[0]
+    return found
 
 
-def _take_in(kv: KeyValueStore, letter: DeadLetter, events: list[IncomingEvent], moves: dict[str, Any]) -> TakenIn:
+async def _read_until(consumer: Any, tp: TopicPartition, end: int) -> list[Any]:
+    """The records before an offset. One at a time: what comes after them may be damaged."""
+    found: list[Any] = []
+    while await consumer.position(tp) < end:
+        for records in (await consumer.getmany(tp, timeout_ms=_POLL_MS, max_records=1)).values():
+            found += [record for record in records if record.offset < end]
+    return found
+
+
+def _position_at(letter: DeadLetter, offset: int) -> Position:
+    """The position from which a record of a dead letter was to be read."""
+    before_use = offset + 1 if letter.note.get("before_use") else 0
+    return Position(topic_id=letter.note["topic_id"], offset=offset, before_use=before_use)
+
+
+def _take_in(kv: KeyValueStore, letter: DeadLetter, batch: Batch) -> TakenIn:
     with kv.write() as txn:
         if not drop_dead_letter(txn, letter.number):
             raise DeadLetterNotFoundError(letter.number)
-        done = event_store.ingest(txn, letter.source, events, moves=moves, now_unix_s=time.time())
+        done = intake.write_batch(txn, batch, time.time())
     return TakenIn(accepted={letter.source: done.accepted}, wakes=done.wakes, starts=done.starts)
 
 
 @contextlib.asynccontextmanager
 async def _connected(settings: KafkaSettings) -> Any:
-    cluster = KafkaCluster(settings.client_arguments(), read_committed=settings.isolation_level == "read_committed")
+    cluster = KafkaCluster(settings)
     try:
         await cluster.open()
         yield cluster

@@ -26,6 +26,7 @@ from holdfast.engine.errors import HoldfastError
 from holdfast.listeners import kafka_intake as intake
 from holdfast.listeners.kafka import KIND, source_name, split_source
 from holdfast.listeners.kafka_cluster import EARLIEST, LATEST, KafkaCluster, TopicState
+from holdfast.listeners.kafka_damage import Damage, find_damage, is_of_a_record
 from holdfast.listeners.kafka_health import PartitionHealth, Rate, TopicHealth
 from holdfast.listeners.kafka_intake import Batch, Position, TakenIn
 from holdfast.listeners.kafka_settings import KafkaSettings
@@ -95,6 +96,8 @@ class KafkaSession:
         self._readings: dict[TopicPartition, _Reading] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._next_commit_s = 0.0
+        self._damaged: tuple[TopicPartition, Damage] | None = None
+        self._partition_bytes = max(settings.max_message_bytes, 1 << 20)
         self._consumer: Any = None
         self._cluster: Any = None
         self.assigned_s: float | None = None
@@ -109,23 +112,22 @@ class KafkaSession:
             changed: Set from outside: somebody may wait for another topic. Cleared here.
 
         Raises:
-            KafkaError: The cluster cannot be reached or read.
+            KafkaNotReachedError: The cluster does not answer, or refuses us.
+            KafkaError: It cannot be read.
             ConsumerStalledError: It can, and yet nothing comes.
             PositionMovedError: Somebody else reads for this store.
             StorageError: The store cannot be written.
         """
-        arguments = self._settings.client_arguments()
-        committed = self._settings.isolation_level == "read_committed"
-        self._cluster = KafkaCluster(arguments, read_committed=committed)
+        self._cluster = KafkaCluster(self._settings)
         self._consumer = self._make_consumer(
-            **arguments,
+            **self._settings.client_arguments(),
             group_id=None,
             enable_auto_commit=False,
             # A position that is gone is for us to decide upon.
             auto_offset_reset="none",
             isolation_level=self._settings.isolation_level,
             fetch_max_bytes=_FETCH_BYTES,
-            max_partition_fetch_bytes=max(self._settings.max_message_bytes, 1 << 20),
+            max_partition_fetch_bytes=self._partition_bytes,
             max_poll_records=_AT_ONCE,
         )
         await self._cluster.open()
@@ -292,13 +294,18 @@ class KafkaSession:
 
     async def _read(self) -> None:
         try:
-            records = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_AT_ONCE)
+            records = await self._fetched()
         except OffsetOutOfRangeError as error:
             await self._lost(error.args[0])
             return
         except RecordTooLargeError as error:
             # aiokafka has stepped over it; what was fetched of other partitions may be lost with it.
             await self._too_large(error.args[1])
+            return
+        except Exception as error:
+            # aiokafka has no one error for what it cannot read: each codec has its own.
+            if not is_of_a_record(error) or not await self._step_over_damage():
+                raise
             return
         if not records:
             return
@@ -322,6 +329,18 @@ class KafkaSession:
                 reading.position.at(await self._consumer.position(tp)),
             )
         await self._write(list(batches.values()))
+
+    async def _fetched(self) -> Mapping[TopicPartition, list[Any]]:
+        """What there is to be read; up to damage that is known one record at a time, or those before it would be lost.
+
+        Other partitions are read again when it is passed.
+        """
+        if self._damaged is not None:
+            tp, damage = self._damaged
+            if tp in self._readings and self._readings[tp].position.offset < damage.next:
+                return dict(await self._consumer.getmany(tp, timeout_ms=_POLL_MS, max_records=1))
+            self._damaged = None
+        return dict(await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_AT_ONCE))
 
     async def _same_topics(self, read: Iterable[TopicPartition]) -> bool:
         """Whether topics are still those that were assigned: asked of the servers that gave what was read of them.
@@ -388,6 +407,33 @@ class KafkaSession:
         batch.moves[tp.partition] = (reading.position, reading.position.at(reading.position.offset + 1))
         await self._write([batch])
         self._assign()
+
+    async def _step_over_damage(self) -> bool:
+        """See to it that what cannot be read becomes a dead letter. False when all can be read, seen from here."""
+        if self._damaged is None:
+            self._damaged = await self._find_damage()
+            # What was fetched along with it is to be fetched again.
+            self._assign()
+            return self._damaged is not None
+        (tp, damage), self._damaged = self._damaged, None
+        reading = self._readings[tp]
+        if await self._same_topics([tp]):
+            batch = Batch(source=reading.source)
+            intake.damaged(batch, tp.topic, tp.partition, reading.position, damage, time.time())
+            log.error("%s: %s", reading.source, batch.letters[0].error)
+            await self._write([batch])
+        self._assign()
+        return True
+
+    async def _find_damage(self) -> tuple[TopicPartition, Damage] | None:
+        for tp, reading in self._readings.items():
+            state, offset = self._topics[tp.topic].state, reading.position.offset
+            assert state is not None
+            given, end = await self._cluster.fetch(tp.topic, state, tp.partition, offset, self._partition_bytes)
+            damage = find_damage(given, offset, end)
+            if damage is not None:
+                return tp, damage
+        return None
 
     # -- looking after it ----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 
-from holdfast.engine.errors import DeadLetterNotFoundError
+from holdfast.engine.errors import DeadLetterNotFoundError, HoldfastError
 from holdfast.listeners.kafka_health import KafkaHealth, Rate
 from holdfast.listeners.kafka_intake import TakenIn
 from holdfast.listeners.kafka_replay import replay
@@ -106,7 +106,7 @@ class KafkaSource:
         Raises:
             DeadLetterNotFoundError: There is none of this number.
             DeadLetterNotReplayableError: It cannot be; says what to do.
-            KafkaError: The message has to be read again, and the cluster does not answer.
+            KafkaNotReachedError, KafkaError: The message has to be read again, and the cluster does not answer.
         """
         with self._kv.read() as txn:
             letter = get_dead_letter(txn, number)
@@ -148,6 +148,8 @@ class KafkaSource:
                 work.cancel()
                 raise
             self._note("the consumer was cancelled from within", session)
+        except HoldfastError as error:
+            self._note(str(error), session)
         except Exception as error:  # noqa: BLE001 - no failure of a client is one for good
             self._note(repr(error), session)
         finally:

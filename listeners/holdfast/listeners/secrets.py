@@ -31,17 +31,18 @@ class SecretReference:
         """
         if self.env:
             found = os.environ.get(self.env, "")
-            where = f"the environment variable {self.env}"
         else:
-            where = f"the file {self.file}"
             try:
                 found = Path(self.file).read_text()
             except (OSError, UnicodeDecodeError) as error:
-                raise SecretMissingError(where, str(error)) from error
+                raise SecretMissingError(str(self), str(error)) from error
         found = found.rstrip("\r\n")
         if not found:
-            raise SecretMissingError(where, "it is not set, or empty")
+            raise SecretMissingError(str(self), "it is not set, or empty")
         return found
+
+    def __str__(self) -> str:
+        return f"the environment variable {self.env}" if self.env else f"the file {self.file}"
 
     def plain(self) -> dict[str, str]:
         """As it was given."""

@@ -383,6 +383,17 @@ class SecretMissingError(HoldfastError):
         return f"{self.where} should hold a secret: {self.problem}. It is read on the node of the storage folder."
 
 
+class KafkaNotReachedError(HoldfastError):
+    """A Kafka cluster does not answer, or refuses us. It is tried again all the time."""
+
+    def __init__(self, connection: str, server: str, problem: str, fix: str) -> None:
+        super().__init__(connection, server, problem, fix)
+        self.connection, self.server, self.problem, self.fix = connection, server, problem, fix
+
+    def __str__(self) -> str:
+        return f"the Kafka connection {self.connection!r} to {self.server} fails: {self.problem}. {self.fix}"
+
+
 class DeadLetterNotFoundError(HoldfastError, KeyError):
     """There is no dead letter of this number."""
 

@@ -24,7 +24,7 @@ class DeadLetter:
     Attributes:
         number: Its own; 0 before it is kept.
         source: Where it came from.
-        reason: One word for what went wrong: `undecodable`, `oversized`, `out-of-range`, `start-failed`.
+        reason: One word for what went wrong: `undecodable`, `oversized`, `corrupt`, `out-of-range`, `start-failed`.
         error: What was said.
         occurred_unix_s: When, in seconds since the epoch.
         note: What else is known, JSON: topic, partition, offset; for `start-failed` the subscription.

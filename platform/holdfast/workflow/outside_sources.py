@@ -73,8 +73,9 @@ class DeadLetter:
     Attributes:
         id: Its number.
         source: Where it came from.
-        reason: "undecodable" (the value is not JSON), "oversized" (see `max_message_bytes`), "out-of-range"
-            (messages are gone from the topic that were not read) or "start-failed" (no workflow could be started).
+        reason: "undecodable" (the value is not JSON), "oversized" (see `max_message_bytes`), "corrupt" (messages that
+            the server keeps damaged), "out-of-range" (messages are gone from the topic that were not read) or
+            "start-failed" (no workflow could be started).
         error: What was said.
         occurred_unix_s: When, in seconds since the epoch.
         details: What else is known: topic, partition, offset.
@@ -135,10 +136,10 @@ def replay_dead_letter(id: int, *, value: Any = None) -> None:
         DeadLetterNotFoundError: There is none of this id.
         DeadLetterNotReplayableError: It cannot be; says what to do. Nothing changed.
 
-    Semantics: an undecodable message needs a value; one that is too large is read from its topic again, whatever
-    its size; an out-of-range one has its partition read on from the first message there is, if it was stopped; what
-    could not start a workflow is to start it again. What is taken in is an event like any other, after those that
-    came before.
+    Semantics: an undecodable message needs a value; one that is too large is read from its topic again, whatever its
+    size, and damaged ones are, too; an out-of-range one has its partition read on from the first message there is, if
+    it was stopped; what could not start a workflow is to start it again. What is taken in is an event like any other,
+    after those that came before.
     """
     raw = value if value is None or isinstance(value, bytes) else orjson.dumps(value)
     _asked(lambda platform: platform.management.replay_dead_letter.remote(id, raw))
