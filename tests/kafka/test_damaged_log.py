@@ -44,7 +44,7 @@ def batches(log: bytes) -> list[tuple[int, int]]:
 
 
 def test_batches_with_a_wrong_checksum_are_dead_letters_and_can_be_had_when_they_are_mended(
-    kafka: RunningKafka, reading: Callable[..., Reading]
+    kafka: RunningKafka, reading: Callable[..., Reading], caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = kafka.broker
 
@@ -82,8 +82,8 @@ def test_batches_with_a_wrong_checksum_are_dead_letters_and_can_be_had_when_they
             assert [(letter.note["offset"], letter.note["went_on_at"]) for letter in letters] == sorted(lost.items())
             assert {(letter.reason, letter.note["partition"]) for letter in letters} == {("corrupt", 0)}
             assert "of partition 0 cannot be read: its checksum is wrong; reading goes on at" in letters[0].error
-            # It was no reason to connect anew.
-            assert source.health().consumers_made == 1
+            # It was no reason to connect anew, as the start of the server may have been.
+            assert not [record for record in caplog.records if "CRC" in record.getMessage()]
 
             with pytest.raises(DeadLetterNotReplayableError, match="still cannot be read"):
                 await source.replay(letters[0].number, None)
