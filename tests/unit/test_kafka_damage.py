@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 
 import pytest
+from aiokafka.errors import CorruptRecordException, KafkaConnectionError, UnsupportedCodecError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
-from holdfast.listeners.kafka_damage import Damage, find_damage
+from holdfast.listeners.kafka_damage import Damage, find_damage, is_of_a_record
 
 HEADER = 61
 
@@ -80,3 +81,10 @@ def test_a_batch_whose_checksum_is_right_and_that_cannot_be_taken_apart_is_damag
     assert found is not None
     assert (found.first, found.next) == (2, 5)
     assert "cannot be taken apart" in found.error
+
+
+def test_what_can_be_mended_here_is_no_damage_of_a_record() -> None:
+    for of_a_record in (CorruptRecordException("Invalid CRC"), ValueError("no such header"), IndexError()):
+        assert is_of_a_record(of_a_record)
+    for of_this_machine in (KafkaConnectionError(), UnsupportedCodecError("zstd"), MemoryError()):
+        assert not is_of_a_record(of_this_machine)

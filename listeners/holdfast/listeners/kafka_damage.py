@@ -38,8 +38,11 @@ class Damage:
 
 
 def is_of_a_record(error: Exception) -> bool:
-    """Whether what aiokafka raised may be about what it read, and not about how it reaches the servers."""
-    return isinstance(error, CorruptRecordException | UnsupportedCodecError) or not isinstance(error, KafkaError)
+    """Whether what aiokafka raised may be about what it read.
+
+    Not so: how it reaches the servers, a codec that is not installed, memory that ran out. Those can be mended here.
+    """
+    return isinstance(error, CorruptRecordException) or not isinstance(error, KafkaError | MemoryError)
 
 
 def find_damage(given: bytes, offset: int, end: int) -> Damage | None:
@@ -74,6 +77,8 @@ def _what_is_wrong(batch: bytes) -> str:
             return "its checksum is wrong"
         for _ in found:
             pass
+    except (MemoryError, UnsupportedCodecError):
+        raise
     except Exception as error:  # noqa: BLE001 - each codec has errors of its own for what it cannot read
         return f"it cannot be taken apart: {error!r}"
     return ""
