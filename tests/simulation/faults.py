@@ -7,6 +7,7 @@ monkeypatch: a hook for them has no other use.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from random import Random
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.actors.due_rows import DueRows, Look
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operations import Batch, Operation
 from holdfast.actors.workflow_queue import WorkflowQueue
@@ -183,14 +185,19 @@ def _forget_single_names(patch: pytest.MonkeyPatch) -> None:
 
 
 def _fire_early(patch: pytest.MonkeyPatch) -> None:
-    honest = store.due_timers
+    honest = DueRows.look
 
-    def due_timers(txn: Any, now_unix_s: float, limit: int) -> list[tuple[float, int, int]]:
-        soon = honest(txn, now_unix_s + 2, limit)
-        return [(min(due, now_unix_s), seq, task) for due, seq, task in soon]
+    def look(rows: DueRows, txn: Any, now_unix_s: float, elapsed_s: float) -> Look:
+        found = honest(rows, txn, now_unix_s + 2, elapsed_s)
+        return replace(found, timers=[(min(due, now_unix_s), seq, task) for due, seq, task in found.timers])
 
-    patch.setattr(store, "due_timers", due_timers)
+    patch.setattr(DueRows, "look", look)
     patch.setattr(engine_run, "CLOCK_GRAIN_S", 10.0)
+
+
+def _tell_once(patch: pytest.MonkeyPatch) -> None:
+    honest = DueRows._tell
+    patch.setattr(DueRows, "_tell", lambda rows, row, again_s: honest(rows, row, math.inf))
 
 
 def _ignore_attempts(patch: pytest.MonkeyPatch) -> None:
@@ -324,6 +331,7 @@ FAULTS = (
     Fault("a stale epoch is accepted", _accept_stale_epochs),
     Fault("an event that is sent again is a new one", _no_dedupe),
     Fault("a timer fires early", _fire_early),
+    Fault("a timer whose message was lost is not told of again", _tell_once),
     Fault("a timer is not written", _not_written(lambda record: isinstance(record, TimerSet))),
     Fault("a signal of an old attempt is taken", _ignore_attempts),
     Fault("the retry budget is ignored", _retry_for_ever),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from holdfast.actors.due_rows import DueRows
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operations import (
     Accepted,
@@ -240,6 +241,7 @@ class Town:
         self._by_seq: dict[int, Resident] = {}
         self._answered: list[Operation] = []
         self._alarm_unix_s = 0.0
+        self._due_rows = DueRows(at_once=random.choice((1, 10)), most_out=random.choice((2, 50)), lost_after_s=5.0)
         self.clerks = {name: Clerk(self, name) for name in ("one", "two")[: random.randint(1, 2)]}
 
     def of(self, seq: int) -> Resident:
@@ -335,7 +337,8 @@ class Town:
                 self._ask(resident, post, begin_s + self.random.uniform(0, 10))
 
     def hear(self, clerk: Clerk, operations: list[Operation], outcomes: list[Outcome]) -> None:
-        """Clients get their answers, and go where they are sent."""
+        """Clients get their answers, and go where they are sent; the alarm gets its own."""
+        self._answer_timers(operations)
         for operation, outcome in zip(operations, outcomes, strict=True):
             match outcome:
                 case Elsewhere(executor=name):
@@ -375,13 +378,21 @@ class Town:
     def _fire_timers(self) -> None:
         now = self.clock.now_unix_s
         with self.disk.read() as transaction:
-            due = store.due_timers(transaction, now, 10)
-            upcoming = store.next_due(transaction)
-        for due_unix_s, seq, task in due:
+            look = self._due_rows.look(transaction, now, now)
+        for due_unix_s, seq, task in look.timers:
             fire = FireTimer(seq=seq, task=task, due_unix_s=due_unix_s)
             self.random.choice(list(self.clerks.values())).arrive(Letter(fire))
-        if upcoming is not None:
-            self.set_alarm(now + 0.5 if due else upcoming)
+        if look.again_unix_s is not None:
+            self.set_alarm(max(look.again_unix_s, now + 0.01))
+
+    def _answer_timers(self, operations: list[Operation]) -> None:
+        fired = [(one.due_unix_s, one.seq, one.task) for one in operations if isinstance(one, FireTimer)]
+        if fired:
+            now = self.clock.now_unix_s
+            with self.disk.read() as transaction:
+                again_s = self._due_rows.timers_answered(transaction, fired, now)
+            if again_s is not None:
+                self.set_alarm(now + again_s)
 
     # -- mishaps -------------------------------------------------------------------------------------------------
 

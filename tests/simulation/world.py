@@ -10,6 +10,7 @@ import math
 from random import Random
 from typing import Any
 
+from holdfast.actors.due_rows import DueRows
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operations import (
     Batch,
@@ -167,6 +168,7 @@ class World:
         self._zombies: list[Shell] = []
         self._answered: list[Operation] = []
         self._alarm_unix_s = 0.0
+        self._due_rows = self._new_due_rows()
         self.shell = Shell(self)
 
     # -- hooks that the list of faults replaces --------------------------------------------------------------------
@@ -289,7 +291,8 @@ class World:
         self.clock.after(delay_s, again)
 
     def hear(self, operations: list[Operation], outcomes: list[Outcome]) -> None:
-        """Clients get their answers."""
+        """Clients get their answers, and the alarm."""
+        self._answer_timers(operations)
         for operation, outcome in zip(operations, outcomes, strict=True):
             if not isinstance(outcome, WorkflowNotFoundError):
                 self._answered.append(operation)
@@ -332,12 +335,25 @@ class World:
         """The alarm: wake what is due, set the alarm for what is next."""
         now = self.clock.now_unix_s
         with self.disk.read() as transaction:
-            due = store.due_timers(transaction, now, 10)
-            upcoming = store.next_due(transaction)
-        for due_unix_s, seq, task in due:
+            look = self._due_rows.look(transaction, now, now)
+        for due_unix_s, seq, task in look.timers:
             self.shell.arrive(FireTimer(seq=seq, task=task, due_unix_s=due_unix_s))
-        if upcoming is not None:
-            self.set_alarm(now + 0.5 if due else upcoming)
+        if look.again_unix_s is not None:
+            self.set_alarm(max(look.again_unix_s, now + 0.01))
+
+    def _new_due_rows(self) -> DueRows:
+        """What a management actor that has just started knows of what is on its way."""
+        random = self.random
+        return DueRows(at_once=random.choice((1, 10)), most_out=random.choice((2, 50)), lost_after_s=5.0)
+
+    def _answer_timers(self, operations: list[Operation]) -> None:
+        fired = [(one.due_unix_s, one.seq, one.task) for one in operations if isinstance(one, FireTimer)]
+        if fired:
+            now = self.clock.now_unix_s
+            with self.disk.read() as transaction:
+                again_s = self._due_rows.timers_answered(transaction, fired, now)
+            if again_s is not None:
+                self.set_alarm(now + again_s)
 
     def obey(self, shell: Shell, batch: Batch) -> None:
         """Carry out what a batch asks for; the process may die in the middle of it."""
@@ -386,6 +402,9 @@ class World:
             mine = store.held_by(transaction, "executor")
         for seq in mine:
             shell.arrive(Recover(seq=seq))
+        if self.random.random() < 0.3:
+            # The management actor died with it, or as well.
+            self._due_rows = self._new_due_rows()
         self.set_alarm(self.clock.now_unix_s)
 
     def _wake_zombie(self, zombie: Shell) -> None:

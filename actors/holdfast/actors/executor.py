@@ -84,6 +84,7 @@ _TRY_AGAIN_S = 1.0
 _ENDING_S = 10.0
 _LOOK_AGAIN_S = 0.1
 _GIVE_UP_AGAIN_S = 60.0
+_FIRED_AT_ONCE = 200
 
 
 @remote(num_cpus=0, max_concurrency=1_000_000)
@@ -340,14 +341,19 @@ class Executor:
         """How many workflows are held in memory: those that only wait are not."""
         return len(self._core.held)
 
-    async def fire(self, timers: Sequence[tuple[float, int, int]]) -> list[Outcome]:
-        """Timers of this executor's workflows have come due: (due time, workflow, task)."""
-        operations = [
-            FireTimer(seq=seq, task=task, due_unix_s=due)
-            for due, seq, task in timers
-            if not self._troubles.is_resting(seq)
-        ]
-        return list(await asyncio.gather(*(self._operate(operation) for operation in operations)))
+    async def fire(self, timers: Sequence[tuple[float, int, int]]) -> None:
+        """Timers of this executor's workflows have come due: (due time, workflow, task).
+
+        Those of workflows that rest, or that are another's, are left where they are.
+        """
+        # Of very many due at once, the first are awake before the last are begun with; and others have their turn.
+        for at in range(0, len(timers), _FIRED_AT_ONCE):
+            operations = [
+                FireTimer(seq=seq, task=task, due_unix_s=due)
+                for due, seq, task in timers[at : at + _FIRED_AT_ONCE]
+                if not self._troubles.is_resting(seq)
+            ]
+            await asyncio.gather(*(self._operate(operation) for operation in operations))
 
     async def start_from(self, subscription: int, events: Sequence[tuple[int, str]]) -> list[Outcome]:
         """Events of outside sources start workflows: (number of the event, workflow id). Done before: no effect."""

@@ -15,7 +15,7 @@ from functools import partial
 from holdfast.actors import names
 from holdfast.actors.operations import Batch
 from holdfast.engine.errors import StaleLeaseError
-from holdfast.engine.records import TimerSet
+from holdfast.engine.records import TimerCleared, TimerSet
 from holdfast.engine.run import Run
 from holdfast.engine.signals import Signal
 from holdfast.engine.step import Step
@@ -62,6 +62,7 @@ class HeldRuns:
         self.to_read: deque[tuple[int, tuple[str, str]]] = deque()
         self._touched: dict[int, None] = {}
         self._snapshot_saves = snapshot_saves
+        self._timers_set: dict[tuple[int, int], float] = {}
         self._transaction: WriteTransaction | None = None
 
     def begin(self, now_unix_s: float) -> None:
@@ -69,6 +70,7 @@ class HeldRuns:
         self.working_on, self.batch, self.now = None, Batch(), now_unix_s
         self._touched = {}
         self.to_read.clear()
+        self._timers_set.clear()
 
     def enter(self, txn: WriteTransaction) -> None:
         """The transaction of the batch is open."""
@@ -77,6 +79,9 @@ class HeldRuns:
     def leave(self) -> None:
         """The transaction of the batch is over."""
         self._transaction = None
+        # Schedules have said theirs.
+        found = [due for due in (self.batch.earliest_due_unix_s, *self._timers_set.values()) if due is not None]
+        self.batch.earliest_due_unix_s = min(found, default=None)
 
     def forget_touched(self) -> None:
         """The batch was not committed: memory is ahead of the store."""
@@ -131,10 +136,11 @@ class HeldRuns:
         batch = self.batch
         for record in step.records:
             batch.logged.append((held.row, record))
-            if isinstance(record, TimerSet) and (
-                batch.earliest_due_unix_s is None or record.due_unix_s < batch.earliest_due_unix_s
-            ):
-                batch.earliest_due_unix_s = record.due_unix_s
+            if isinstance(record, TimerSet):
+                self._timers_set[held.row.seq, record.task] = record.due_unix_s
+            elif isinstance(record, TimerCleared):
+                # Most that fire are set by the load and cleared at once: nobody is to ring for those.
+                self._timers_set.pop((held.row.seq, record.task), None)
         batch.commands.extend((held.row, command) for command in step.commands)
         self.to_read.extend((held.row.seq, stream) for stream in step.reads)
         if held.run.status.ended:

@@ -22,12 +22,12 @@ from ray.exceptions import ActorDiedError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from holdfast.actors import names
-from holdfast.actors.alarm import Alarm
 from holdfast.actors.executor import Executor
 from holdfast.actors.lost_cluster import lose_cluster
 from holdfast.actors.operating_system import Process, this_process
 from holdfast.actors.ray_untyped import actor_class, remote
-from holdfast.actors.schedule_messages import ScheduleKept, ScheduleView
+from holdfast.actors.ringing import Ringing
+from holdfast.actors.schedule_messages import ScheduleView
 from holdfast.actors.source_hosts import SourceHosts, SourceReport
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.engine.errors import HoldfastError, StorageError
@@ -49,9 +49,6 @@ log = logging.getLogger("holdfast")
 
 _PING_EVERY_S = 2.0
 _CLOSING_S = 15.0
-_LOOK_AGAIN_S = 0.2
-_BLOCKED_S = 1.0
-_TIMERS_AT_ONCE = 1000
 _REMOVE_EVERY_S = 1.0
 _BREATH_S = 0.01
 _ROWS_AT_ONCE = 500
@@ -121,8 +118,7 @@ class ManagementActor:
         self._folder: StorageFolder | None = None
         self._executors: dict[str, Any] = {}
         self._processes: dict[str, Process] = {}
-        self._firing: set[str] = set()
-        self._alarm = Alarm(self._earliest_due, self._ring)
+        self._ringing: Ringing | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._opened = asyncio.Event()
         self._closed = False
@@ -179,8 +175,8 @@ class ManagementActor:
             self._executors[name] = self._executor(name)
         self._recall_processes()
         self._sources = SourceHosts(folder.kv, self._address, self._platform_id, config.executors, config.lease_s)
-        self._alarm.start()
-        self._keep(self._alarm.watch())
+        self._ringing = Ringing(folder.kv, self._executors)
+        self._ringing.start()
         self._opened.set()
         self._keep(self._say_who_i_am())
         for name in self._executors:
@@ -393,7 +389,8 @@ class ManagementActor:
         self._closed = True
         for task in self._tasks:
             task.cancel()
-        self._alarm.stop()
+        if self._ringing is not None:
+            self._ringing.stop()
         sources = await self._sources.close() if self._folder is not None else []
         calls = {name: asyncio.ensure_future(_close(executor)) for name, executor in self._executors.items()}
         if calls:
@@ -414,64 +411,8 @@ class ManagementActor:
     async def note_deadline(self, due_unix_s: float) -> None:
         """An executor has set a timer that may be the earliest."""
         await self._opened.wait()
-        self._alarm.note(due_unix_s)
-
-    def _earliest_due(self) -> float | None:
-        with self._kv.read() as txn:
-            found = [due for due in (store.next_due(txn), schedule_store.next_due(txn)) if due is not None]
-        return min(found, default=None)
-
-    async def _ring(self) -> None:
-        """Wake the executors whose timers have come due. The rows are theirs to remove, with what the wake writes."""
-        with self._kv.read() as txn:
-            schedules = schedule_store.due(txn, time.time(), _TIMERS_AT_ONCE)
-            due = store.due_timers(txn, time.time(), _TIMERS_AT_ONCE)
-            # One that is damaged is nobody's: the first executor drops its timers.
-            rows = {row.seq: row for row in store.list_by_ids(txn, sorted({seq for _, seq, _ in due}))}
-        by_executor: dict[str, list[tuple[float, int, int]]] = {}
-        for due_unix_s, seq, task in due:
-            row = rows.get(seq)
-            executor = (
-                row.executor if row is not None and row.executor in self._executors else next(iter(self._executors))
-            )
-            by_executor.setdefault(executor, []).append((due_unix_s, seq, task))
-        for executor, timers in by_executor.items():
-            # One that is stopped, or is being started again, keeps the timers of the others waiting for nothing.
-            if executor not in self._firing:
-                self._firing.add(executor)
-                self._keep(self._fire(executor, timers))
-        # The rows are there until an executor has them removed: look again, but not at once.
-        for name in schedules:
-            if (key := f"schedule {name}") not in self._firing:
-                self._firing.add(key)
-                self._keep(self._fire_schedule(key, name))
-        self._alarm.set(time.time() + _LOOK_AGAIN_S if due or schedules else 0.0)
-
-    async def _fire_schedule(self, key: str, name: str) -> None:
-        executor = names.executor_for(name, [one for one in self._executors if not names.is_dedicated(one)])
-        try:
-            kept = await self._executors[executor].fire_schedule.remote(name)
-            fired = isinstance(kept, ScheduleKept) and (kept.fresh or not _is_due(kept.wake_unix_s))
-            if not fired:
-                # There is no place for its run, or the one before it has not ended: that takes longer than a ring.
-                await asyncio.sleep(_BLOCKED_S)
-        except RayError as error:
-            log.error("schedule %s could not be fired by executor %s, trying again: %s", name, executor, error)
-        finally:
-            self._firing.discard(key)
-
-    async def _fire(self, executor: str, timers: list[tuple[float, int, int]]) -> None:
-        handle = self._executors.get(executor)
-        try:
-            if handle is not None:
-                await handle.fire.remote(timers)
-        except RayError as error:
-            log.error("timers of executor %s could not be fired, trying again: %s", executor, error)
-            return
-        finally:
-            self._firing.discard(executor)
-        if len(timers) >= _TIMERS_AT_ONCE // len(self._executors):
-            self._alarm.set()
+        assert self._ringing is not None
+        self._ringing.note(due_unix_s)
 
     # -- sources -------------------------------------------------------------------------------------------------
 
@@ -629,10 +570,6 @@ class ManagementActor:
             await executor.look_again.remote()
         except RayError as error:
             log.info("executor %s will look for its workflows when it is back: %s", name, error)
-
-
-def _is_due(unix_s: float | None) -> bool:
-    return unix_s is not None and unix_s <= time.time()
 
 
 async def _status_of(name: str, executor: Any) -> dict[str, Any] | None:

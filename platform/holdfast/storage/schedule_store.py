@@ -7,7 +7,7 @@ with the schedule they belong to, so that there is one for each schedule that ha
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -156,20 +156,26 @@ def wake_waiting(txn: WriteTransaction) -> None:
             txn.put(layout.schedule_due(0.0, row.schedule.name), row.schedule.name.encode())
 
 
+def looks(txn: ReadTransaction) -> Iterator[tuple[float, str]]:
+    """(when, name) of every schedule that is to be looked at again, the earliest first; one may stand here twice."""
+    for key, name in txn.scan(layout.SCHEDULES_DUE):
+        yield layout.read_schedule_due(key) / 1e6, name.decode()
+
+
 def due(txn: ReadTransaction, now_unix_s: float, limit: int) -> list[str]:
     """Names of the schedules that are to be looked at by now, the longest due first."""
     found: list[str] = []
-    for key, name in txn.scan(layout.SCHEDULES_DUE):
-        if layout.read_schedule_due(key) > now_unix_s * 1e6 or len(found) >= limit:
+    for unix_s, name in looks(txn):
+        if unix_s > now_unix_s or len(found) >= limit:
             break
-        found.append(name.decode())
+        found.append(name)
     return found
 
 
 def next_due(txn: ReadTransaction) -> float | None:
     """When a schedule is to be looked at next, in seconds since the epoch; None when there is none."""
-    first = next(txn.scan(layout.SCHEDULES_DUE), None)
-    return None if first is None else layout.read_schedule_due(first[0]) / 1e6
+    first = next(looks(txn), None)
+    return None if first is None else first[0]
 
 
 def _encode(row: ScheduleRow) -> bytes:

@@ -48,7 +48,7 @@ from holdfast.storage.record_codec import (
     value_entry,
 )
 from holdfast.storage.settings import drop_setting, load_limits, load_setting, save_setting, settings_beginning
-from holdfast.storage.timer_rows import drop_timer, due_timers, next_due
+from holdfast.storage.timer_rows import drop_timer, due_timers, has_timer, next_due, timers
 from holdfast.storage.workflow_row import TaskView, WorkflowRow
 
 log = logging.getLogger("holdfast")
@@ -75,6 +75,7 @@ __all__ = [
     "get_task",
     "has_event",
     "has_task",
+    "has_timer",
     "held_by",
     "holders",
     "last_event",
@@ -97,6 +98,7 @@ __all__ = [
     "save_setting",
     "settings_beginning",
     "take_lease",
+    "timers",
     "took_event_of",
     "unlist",
     "unlist_damaged",
