@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import ray
@@ -84,7 +85,7 @@ _TRY_AGAIN_S = 1.0
 _ENDING_S = 10.0
 _LOOK_AGAIN_S = 0.1
 _GIVE_UP_AGAIN_S = 60.0
-_FIRED_AT_ONCE = 200
+_WOKEN_AT_ONCE = 200
 
 
 @remote(num_cpus=0, max_concurrency=1_000_000)
@@ -346,13 +347,15 @@ class Executor:
 
         Those of workflows that rest, or that are another's, are left where they are.
         """
-        # Of very many due at once, the first are awake before the last are begun with; and others have their turn.
-        for at in range(0, len(timers), _FIRED_AT_ONCE):
-            operations = [
-                FireTimer(seq=seq, task=task, due_unix_s=due)
-                for due, seq, task in timers[at : at + _FIRED_AT_ONCE]
-                if not self._troubles.is_resting(seq)
-            ]
+        by_workflow: dict[int, list[FireTimer]] = {}
+        for due, seq, task in timers:
+            if not self._troubles.is_resting(seq):
+                by_workflow.setdefault(seq, []).append(FireTimer(seq=seq, task=task, due_unix_s=due))
+        # Of very many, the first are awake before the last are begun with, and others have their turn. What is one
+        # workflow's stays together: it is loaded once.
+        workflows = list(by_workflow.values())
+        for at in range(0, len(workflows), _WOKEN_AT_ONCE):
+            operations = chain.from_iterable(workflows[at : at + _WOKEN_AT_ONCE])
             await asyncio.gather(*(self._operate(operation) for operation in operations))
 
     async def start_from(self, subscription: int, events: Sequence[tuple[int, str]]) -> list[Outcome]:
