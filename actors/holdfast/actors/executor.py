@@ -115,6 +115,7 @@ class Executor:
         self._arrived: list[tuple[Operation, asyncio.Future[Outcome] | None]] = []
         self._scheduled = self._closed = False
         self._calls = RunningCalls(self._launcher, name, address, self._replied, self._signalled)
+        self._firing = asyncio.Lock()
         self._troubles = Troubles()
         self._consequences = Consequences(
             self._launcher, self._calls, self._answers, self._reports, self._troubles, self._folder.blobs
@@ -354,9 +355,10 @@ class Executor:
         # Of very many, the first are awake before the last are begun with, and others have their turn. What is one
         # workflow's stays together: it is loaded once.
         workflows = list(by_workflow.values())
-        for at in range(0, len(workflows), _WOKEN_AT_ONCE):
-            operations = chain.from_iterable(workflows[at : at + _WOKEN_AT_ONCE])
-            await asyncio.gather(*(self._operate(operation) for operation in operations))
+        async with self._firing:
+            for at in range(0, len(workflows), _WOKEN_AT_ONCE):
+                operations = chain.from_iterable(workflows[at : at + _WOKEN_AT_ONCE])
+                await asyncio.gather(*(self._operate(operation) for operation in operations))
 
     async def start_from(self, subscription: int, events: Sequence[tuple[int, str]]) -> list[Outcome]:
         """Events of outside sources start workflows: (number of the event, workflow id). Done before: no effect."""
