@@ -10,7 +10,9 @@ from typing import Any
 from ray.exceptions import RayError
 
 from holdfast.actors.due_rows import DueRows
+from holdfast.actors.operations import FireTimer, Submit
 from holdfast.actors.ringing import Ringing
+from holdfast.engine.graph import Graph, NodeKind, NodeSpec
 from tests.unit.sleepers import EXECUTOR, Sleepers
 
 DEADLINE_S = 30.0
@@ -119,3 +121,18 @@ def test_more_than_can_be_on_their_way_all_come_to_it() -> None:
         assert sum(map(len, executor.told)) == 100
 
     play(scene, at_once=7, most_out=20)
+
+
+def test_the_alarm_is_told_of_timers_that_are_set_and_not_of_those_that_fire() -> None:
+    sleepers = Sleepers()
+    first, second = (
+        NodeSpec(task_id=f"sleep-{at}", kind=NodeKind.SLEEP, duration_s=10.0, inputs=inputs)
+        for at, inputs in enumerate([(), (0,)])
+    )
+    submit = Submit(workflow_id="w", nonce="n", graph=Graph(nodes=(first, second), sink=1))
+    assert sleepers.core.perform([submit], 1_000.0).earliest_due_unix_s == 1_010.0
+    fire = FireTimer(seq=1, task=0, due_unix_s=1_010.0)
+    assert sleepers.core.perform([fire], 1_010.5).earliest_due_unix_s == 1_020.5
+    fire = FireTimer(seq=1, task=1, due_unix_s=1_020.5)
+    assert sleepers.core.perform([fire], 1_021.0).earliest_due_unix_s is None
+    assert sleepers.ends() == [1_021.0]
