@@ -88,13 +88,19 @@ def test_a_deadline_survives_the_end_of_the_platform(platform: Path, wid: str) -
     assert stats["start_time"] < workflow.get_metadata(wid)["stats"]["start_time"]
 
 
-def test_a_deadline_that_passed_while_nothing_ran_is_due_at_once(platform: Path, wid: str) -> None:
-    workflow.run_async(now.bind(workflow.sleep(0.2)), workflow_id=wid)
+def test_a_deadline_that_passed_while_nothing_ran_does_not_begin_again(platform: Path, wid: str) -> None:
+    began = time.time()
+    workflow.run_async(now.bind(workflow.sleep(1.0)), workflow_id=wid)
     workflow.shutdown()
     workflow.init(str(platform))
+    wait_for(lambda: time.time() > began + 1.0, "the deadline has passed")
     resumed = time.time()
     if workflow.get_status(wid) == workflow.RESUMABLE:
-        assert workflow.resume(wid) - resumed < 10
+        assert workflow.resume(wid) >= resumed
+        # Its clock is that of before, and what it was set to had passed.
+        assert workflow.get_metadata(wid, "workflow.sleep")["stats"]["start_time"] < resumed
+    # Else the machine was so slow that it was over before the platform was.
+    assert workflow.get_status(wid) == workflow.SUCCESSFUL
 
 
 def test_thousands_of_sleepers_are_put_away_and_all_wake(wid: str) -> None:
@@ -139,7 +145,7 @@ def test_a_timer_may_be_computed_by_a_task() -> None:
     def late(due, _):
         return time.time() - due
 
-    assert 0 <= workflow.run(late.bind(due, workflow.wait_for_event(TimerListener, due))) < 10
+    assert workflow.run(late.bind(due, workflow.wait_for_event(TimerListener, due))) >= 0
 
 
 def test_a_timer_survives_the_end_of_the_platform(platform: Path, wid: str) -> None:
