@@ -23,7 +23,8 @@ Timer: TypeAlias = tuple[float, int, TaskIndex]
 """(due time, workflow, task) of a row of the due index."""
 
 _AT_ONCE = 1_000
-_MOST_OUT = 10_000
+# Each look passes over them, and two messages keep an executor busy.
+_MOST_OUT = 4_000
 _LOST_AFTER_S = 10.0
 _LEFT_AGAIN_S = 0.5
 _BLOCKED_AGAIN_S = 1.0
