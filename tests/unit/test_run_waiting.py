@@ -8,11 +8,13 @@ from holdfast.engine.commands import AcknowledgeEvent, StartListener, StopListen
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.records import EventTaken, TaskFinished, TaskWaiting
 from holdfast.engine.retry import RetryBudget, RetryPolicy
+from holdfast.engine.retrying import LISTENED_WELL_S
 from holdfast.engine.signals import (
     CancelRequested,
     EventAcknowledged,
     EventPolled,
     Subscribed,
+    TaskLost,
     TaskRaised,
     TimerDue,
 )
@@ -250,6 +252,62 @@ def test_polls_that_fail_are_counted_over_crashes() -> None:
         driver.crash()
         (asked,) = driver.kept(StartListener)
         driver.apply(TaskRaised(task=asked.task, attempt=asked.attempt, error="deaf"))
+    assert driver.ended is not None
+
+
+def test_a_listener_that_raises_is_asked_again_after_a_back_off_that_survives_a_crash() -> None:
+    policy = RetryPolicy(max_attempts=2, initial_s=10, jitter=0)
+    driver = Driver(graph(event(stream=None, options=TaskOptions(retry=policy))))
+    (asked,) = driver.kept(StartListener)
+    driver.apply(TaskRaised(task=asked.task, attempt=asked.attempt, error="deaf"))
+    assert driver.run.idle
+    driver.crash()
+    driver.turn_clock(9)
+    assert not driver.kept(StartListener)
+    driver.turn_clock(1)
+    (asked,) = driver.kept(StartListener)
+    driver.apply(TaskRaised(task=asked.task, attempt=asked.attempt, error="deaf"))
+    assert driver.ended is not None
+    assert driver.ended.error == "deaf"
+
+
+def test_it_is_said_how_many_processes_a_listener_has_ended_and_an_error_is_none() -> None:
+    policy = RetryPolicy(max_attempts=9, initial_s=0, jitter=0)
+    options = TaskOptions(retry=policy)
+    driver = Driver(graph(event(stream=None, acknowledge=True, options=options), call("see", 0)), FUNCTIONS)
+    for deaths, failure in enumerate((TaskLost, TaskLost, TaskRaised)):
+        (asked,) = driver.kept(StartListener)
+        assert asked.deaths == deaths
+        driver.commands.clear()
+        driver.apply(failure(task=asked.task, attempt=asked.attempt, error="gone"))
+    driver.crash()
+    (asked,) = driver.kept(StartListener)
+    assert asked.deaths == 2
+    driver.apply(EventPolled(task=asked.task, attempt=asked.attempt, value="x"))
+    (told,) = driver.kept(AcknowledgeEvent)
+    assert told.deaths == 0
+    driver.apply(TaskLost(task=told.task, attempt=told.attempt, error="gone"))
+    driver.crash()
+    assert [command.deaths for command in driver.kept(AcknowledgeEvent)] == [1]
+
+
+def test_errors_of_a_listener_that_then_polled_well_for_long_count_no_more_but_deaths_do() -> None:
+    policy = RetryPolicy(max_attempts=3, initial_s=0, jitter=0)
+    driver = Driver(graph(event(stream=None, options=TaskOptions(retry=policy))))
+
+    def fails(failure: type[TaskRaised] | type[TaskLost], after_s: float) -> None:
+        (asked,) = driver.kept(StartListener)
+        driver.commands.clear()
+        times = {"started_unix_s": driver.now, "ended_unix_s": driver.now + after_s}
+        driver.apply(failure(task=asked.task, attempt=asked.attempt, error="deaf", **times))
+
+    for _ in range(5):
+        fails(TaskRaised, LISTENED_WELL_S)
+    fails(TaskLost, LISTENED_WELL_S)
+    assert driver.ended is None
+    fails(TaskRaised, LISTENED_WELL_S)
+    assert driver.ended is None
+    fails(TaskLost, LISTENED_WELL_S)
     assert driver.ended is not None
 
 

@@ -40,12 +40,17 @@ class StopTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartListener:
-    """Poll a listener for this task's event. Asking twice for one attempt is harmless."""
+    """Poll a listener for this task's event. Asking twice for one attempt is harmless.
+
+    Attributes:
+        deaths: How many processes it has taken with it so far: it may have to be kept away from others.
+    """
 
     task: TaskIndex
     attempt: int
     node: NodeSpec
     values: tuple[Value, ...]
+    deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +63,18 @@ class StopListener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcknowledgeEvent:
-    """Tell the listener that its event is durable."""
+    """Tell the listener that its event is durable.
+
+    Attributes:
+        deaths: As of `StartListener`, counted from when the event was taken.
+    """
 
     task: TaskIndex
     attempt: int
     node: NodeSpec
     values: tuple[Value, ...]
     event: Value
+    deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,5 +78,6 @@ def acknowledge(state: RunState, task: LiveTask, step: Step) -> None:
             node=task.spec,
             values=state.values_of(task),
             event=task.event,
+            deaths=task.deaths,
         )
     )

@@ -13,6 +13,9 @@ from holdfast.engine.step import Step
 from holdfast.engine.taken_events import give_back_events
 from holdfast.engine.timers import log_waiting, wait_until
 
+LISTENED_WELL_S = 600.0
+"""A listener that polled for so long before it raised had recovered from the errors before: they count no more."""
+
 
 def retry_or_fail(state: RunState, task: LiveTask, signal: TaskRaised | TaskLost, step: Step) -> None:
     """An attempt ended without a value: make another one, now or later, or let the task fail."""
@@ -24,6 +27,8 @@ def retry_or_fail(state: RunState, task: LiveTask, signal: TaskRaised | TaskLost
         task = root
     if died:
         task.deaths += 1
+    elif task.spec.kind is NodeKind.EVENT and signal.ended_unix_s - signal.started_unix_s >= LISTENED_WELL_S:
+        task.errors = 1
     else:
         task.errors += 1
     options = task.spec.options

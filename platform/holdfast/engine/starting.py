@@ -92,5 +92,11 @@ def _start_event(state: RunState, task: LiveTask, step: Step) -> None:
         task.attempt += 1
         state.set_busy(task, TaskState.POLLING)
         step.commands.append(
-            StartListener(task=task.index, attempt=task.attempt, node=task.spec, values=state.values_of(task))
+            StartListener(
+                task=task.index,
+                attempt=task.attempt,
+                node=task.spec,
+                values=state.values_of(task),
+                deaths=task.deaths,
+            )
         )
