@@ -22,6 +22,7 @@ from holdfast.actors.workflow_queue import WorkflowQueue
 from holdfast.engine import admission, failing, finishing, leaving, reading, restoring, retrying, starting
 from holdfast.engine import run as engine_run
 from holdfast.engine.admission import admit
+from holdfast.engine.graph import NodeKind
 from holdfast.engine.queueing import Admission, Limits
 from holdfast.engine.records import EventTaken, Record, TaskFinished, TaskWaiting, TimerSet
 from holdfast.engine.retry import RetryBudget, RetryPolicy
@@ -138,6 +139,22 @@ def _no_dedupe(patch: pytest.MonkeyPatch) -> None:
 
 
 # -- what is loaded ----------------------------------------------------------------------------------------------------
+
+
+def _events_of(image: RunImage) -> dict[int, TaskWaiting]:
+    nodes = {index: node for graph in image.graphs for index, node in enumerate(graph.nodes, graph.first)}
+    return {index: waiting for index, waiting in image.waiting.items() if nodes[index].kind is NodeKind.EVENT}
+
+
+def _without_back_offs(image: RunImage) -> RunImage:
+    backing_off = {index: waiting for index, waiting in _events_of(image).items() if waiting.deaths + waiting.errors}
+    at_once = {index: replace(waiting, due_unix_s=None) for index, waiting in backing_off.items()}
+    return replace(image, waiting={**image.waiting, **at_once})
+
+
+def _without_deaths_of_listeners(image: RunImage) -> RunImage:
+    innocent = {index: replace(waiting, deaths=0) for index, waiting in _events_of(image).items()}
+    return replace(image, waiting={**image.waiting, **innocent})
 
 
 def _load_without(change: Callable[[RunImage], RunImage]) -> Callable[[pytest.MonkeyPatch], None]:
@@ -346,6 +363,8 @@ FAULTS = (
     Fault("events of tasks that a lost worker makes run again are not given back", _keep_what_restarted_tasks_took),
     Fault("a split is decided again after a crash", _load_without(_without_splits)),
     Fault("what tasks wait for is forgotten", _load_without(lambda image: replace(image, waiting={}))),
+    Fault("after a crash a listener is asked again at once", _load_without(_without_back_offs)),
+    Fault("after a crash a listener has ended nothing", _load_without(_without_deaths_of_listeners)),
     Fault("what continued runs again", _load_without(lambda image: replace(image, continuing={}))),
     Fault("a stale snapshot is believed", _believe_stale_snapshots),
     Fault("a snapshot forgets whom splits name", _forget_in_snapshots(kept={})),

@@ -229,11 +229,19 @@ class _Generator:
     def _event(self, draft: Draft, region: Region, inputs: tuple[int, ...]) -> int:
         options, trouble = self._options(catch=False)
         options = replace(options, timeout_s=None, in_place=False)
+        dies, flaky = trouble["dies"], trouble["flaky"]
+        if self._chance(0.3):
+            # As the API makes them where a listener's own code runs.
+            options = replace(options, retry=RetryPolicy(max_attempts=4, initial_s=0.5, max_s=2.0))
+            dies = self._random.randint(0, 2)
+            flaky = self._random.randint(0, 3 - dies)
+        forgiven = options.budget.deaths if options.retry is None else options.retry.max_attempts - 1
         plan = self._book.add(
             kind=NodeKind.EVENT,
             options=options,
             durable=region.durable and options.checkpoint,
-            flaky=trouble["flaky"],
+            flaky=flaky,
+            dies=dies if dies <= forgiven else 0,
             duration_s=self._duration(),
             due_unix_s=START_UNIX_S + self._random.uniform(0, 10),
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.engine.commands import AcknowledgeEvent, StartTask
+from holdfast.engine.commands import AcknowledgeEvent, StartListener, StartTask
 from holdfast.engine.graph import NodeKind, NodeSpec
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.values import Split, Value
@@ -42,6 +42,7 @@ class Waiting:
     """The last waiting row of a task."""
 
     due_unix_s: float | None
+    deaths: int
     failures: int
     event: str | None
 
@@ -173,7 +174,7 @@ class Auditor:
             self.demand(event == before.event, "an event that was taken is kept", f"task {index}")
         if event not in (None, "due"):
             self._give(index, event)
-        self.waiting[index] = Waiting(header["due"], header["deaths"] + header["errors"], event)
+        self.waiting[index] = Waiting(header["due"], header["deaths"], header["deaths"] + header["errors"], event)
 
     def _give(self, index: int, event: str) -> None:
         given = self.events_given.setdefault(index, [])
@@ -248,8 +249,24 @@ class Auditor:
             most = 1 + budget.deaths + (0 if budget.shared else budget.errors)
         self.demand(count <= most, "retries are counted", f"{name}: attempt {count} of {most}")
 
+    def on_listen(self, command: StartListener | AcknowledgeEvent) -> None:
+        """A listener is asked for its event, or told that it is durable."""
+        plan, name = self.book.of(command.node), f"task {command.task} ({command.node.task_id})"
+        if not plan.durable:
+            return
+        waited = self.waiting.get(command.task)
+        logged = 0 if waited is None else waited.deaths
+        self.demand(command.deaths == logged, "what a listener has ended is logged", name)
+        if waited is not None:
+            if waited.due_unix_s is not None:
+                self.demand(self.now() >= waited.due_unix_s - CLOCK_GRAIN_S, "timers never fire early", name)
+            policy = plan.options.retry
+            if policy is not None:
+                self.demand(waited.failures < policy.max_attempts, "retries are counted", name)
+
     def on_acknowledge(self, command: AcknowledgeEvent) -> None:
         """A listener is told that its event is durable."""
+        self.on_listen(command)
         plan = self.book.of(command.node)
         if plan.durable:
             waited = self.waiting.get(command.task)

@@ -203,6 +203,7 @@ class Clerk:
                 auditor.on_start(command, epoch)
                 self._fleet(seq, epoch).start(command)
             case StartListener():
+                auditor.on_listen(command)
                 self._fleet(seq, epoch).listen(command)
             case AcknowledgeEvent():
                 auditor.on_acknowledge(command)

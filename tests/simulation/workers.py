@@ -194,8 +194,8 @@ class Fleet:
         self.clock.after(plan.duration_s * self.random.uniform(0.5, 3), hear)
 
     def _heard(self, command: StartListener, plan: Plan, polls: int) -> Signal:
-        if polls <= plan.flaky:
-            return TaskRaised(task=command.task, attempt=command.attempt, error=error(-1))
+        if polls <= plan.dies + plan.flaky:
+            return self._failed(command, plan, polls)
         if plan.poll is Poll.EVENT:
             assert plan.stream is not None
             # A poll that is repeated gives the same event: that is the listener's promise, not ours.
@@ -218,12 +218,18 @@ class Fleet:
             if asked not in self.listening or self.stopped:
                 return
             self.listening.discard(asked)
-            if calls <= plan.flaky:
-                self.send(TaskRaised(task=command.task, attempt=command.attempt, error=error(-1)))
+            if calls <= plan.dies + plan.flaky:
+                self.send(self._failed(command, plan, calls))
             else:
                 self.send(EventAcknowledged(task=command.task, attempt=command.attempt))
 
         self.clock.after(self.random.uniform(0, 1), done)
+
+    def _failed(self, command: StartListener | AcknowledgeEvent, plan: Plan, calls: int) -> Signal:
+        if calls <= plan.dies:
+            lost = WorkerLostError(str(command.task), "as planned")
+            return TaskLost(task=command.task, attempt=command.attempt, error=lost)
+        return TaskRaised(task=command.task, attempt=command.attempt, error=error(-1))
 
     def stop(self, task: int, attempt: int) -> None:
         """End an attempt, or a listener."""

@@ -127,6 +127,7 @@ class Shell:
                 world.auditor.demand(not already, "no two attempts of a task run at once", f"task {command.task}")
                 fleet.start(command)
             case StartListener():
+                world.auditor.on_listen(command)
                 fleet.listen(command)
             case AcknowledgeEvent():
                 world.auditor.on_acknowledge(command)
