@@ -14,15 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.actors.black_box import BlackBox
+from holdfast.actors.black_box import BlackBox, Blame
+from holdfast.actors.host_guard import MEMORY_VARIABLE, memory_limit_bytes
 from holdfast.actors.poll_loops import PollLoops
 
 DEADLINE_S = 30.0
+MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
 def loops() -> PollLoops:
-    return PollLoops(lambda key: None)
+    return PollLoops(lambda number, key: None)
 
 
 @pytest.fixture
@@ -115,39 +117,148 @@ def test_one_that_blocks_is_left_alone_and_the_others_begin_anew(loops: PollLoop
 
 def test_whose_code_runs_is_told_at_every_step() -> None:
     told = []
-    loops = PollLoops(told.append)
+    loops = PollLoops(lambda number, key: told.append((number, key)))
 
     async def two_steps():
         await asyncio.sleep(0)
 
     run(loops.run((3, 4), two_steps))
-    assert told == [(3, 4), None, (3, 4), None]
+    assert told == [(0, (3, 4)), (0, None), (0, (3, 4)), (0, None)]
 
 
 def test_who_ran_when_the_process_died_is_blamed_once(name: str, tmp_path: Path) -> None:
     imports = "import os, sys; from holdfast.actors.black_box import BlackBox"
-    dies = f"{imports}; BlackBox(sys.argv[1]).note((5, 6)); os._exit(3)"
+    notes = "box.note(0, (5, 6)); box.note(1, (7, 8)); box.note(1, None)"
+    dies = f"{imports}; box = BlackBox(sys.argv[1]); {notes}; os._exit(3)"
     ended = subprocess.run(
         [sys.executable, "-c", dies, name], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False, timeout=DEADLINE_S
     )
     assert ended.returncode == 3
     successor = BlackBox(name)
-    assert not successor.take_blame((5, 7))
-    assert successor.take_blame((5, 6))
+    assert not successor.take_blame((7, 8))
+    assert successor.take_blame((5, 6)) is Blame.RAN
     assert not successor.take_blame((5, 6))
     assert not BlackBox(name).take_blame((5, 6))
 
 
+def test_all_that_ran_are_blamed_unless_one_is_known_to_be_at_fault(name: str) -> None:
+    BlackBox(name).note(0, (1, 1))
+    box = BlackBox(name)
+    assert box.take_blame((1, 1))
+    for slot in (0, 1, 300):
+        box.note(slot, (slot, slot))
+    box = BlackBox(name)
+    assert [box.take_blame((slot, slot)) for slot in (0, 1, 300)] == [Blame.RAN] * 3
+    box.note(0, (0, 0))
+    box.accuse((9, 9))
+    box.note(1, (1, 1))
+    box = BlackBox(name)
+    assert [box.take_blame((number, number)) for number in (0, 1, 9)] == [None, None, Blame.ACCUSED]
+    # What was told once is not told to the next one.
+    assert BlackBox(name).take_blame((9, 9)) is None
+
+
+def test_whose_steps_make_the_process_grow_is_known(loops: PollLoops) -> None:
+    held = []
+
+    async def grows():
+        held.append(bytearray(64 * MIB))
+        within_a_step = loops.hungriest()
+        await asyncio.sleep(0)
+        held.append(bytearray(32 * MIB))
+        await asyncio.sleep(0)
+        found = loops.hungriest()
+        held.clear()
+        return within_a_step, found
+
+    async def waits():
+        await asyncio.sleep(0.1)
+
+    async def both():
+        _, found = await asyncio.gather(loops.run((1, 1), waits), loops.run((1, 2), grows))
+        return found
+
+    (key_within, grown_within), (key, grown) = run(both())
+    assert key_within == key == (1, 2)
+    assert grown_within > 60 * MIB
+    assert grown > 90 * MIB
+    assert loops.hungriest() is None
+
+
+GUARDED = """
+import asyncio, os, sys
+from holdfast.actors.black_box import BlackBox
+from holdfast.actors.host_guard import HostGuard
+from holdfast.actors.poll_loops import PollLoops
+
+box = BlackBox(sys.argv[1])
+guard = HostGuard(box, limit_bytes=int(sys.argv[2]), frozen_s=3.0)
+loops = PollLoops(box.note, guard.look)
+held = []
+
+async def innocent():
+    while True:
+        await asyncio.sleep(0.001)
+
+async def leaks():
+    while True:
+        held.append(bytearray(4 << 20))
+        await asyncio.sleep(0.005)
+
+async def freezes():
+    # Nothing in here gives Python's lock back.
+    sum(range(10**12))
+
+async def main():
+    await asyncio.gather(loops.run((1, 1), innocent), loops.run((6, 6), globals()[sys.argv[3]]))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("does", "limit", "said", "blame"),
+    [("leaks", 256, "memory", Blame.ACCUSED), ("freezes", 4096, "Timeout", Blame.RAN)],
+)
+def test_one_that_leaks_or_freezes_ends_the_process_and_is_blamed(
+    name: str, tmp_path: Path, does: str, limit: int, said: str, blame: Blame
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", GUARDED, name, str(limit * MIB), does],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=2 * DEADLINE_S,
+    )
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    successor = BlackBox(name)
+    assert successor.take_blame((6, 6)) is blame
+    assert successor.take_blame((1, 1)) is None
+
+
+def test_the_memory_limit_is_a_quarter_of_the_machine_unless_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(MEMORY_VARIABLE, raising=False)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < memory_limit_bytes() <= machine // 4
+    monkeypatch.setenv(MEMORY_VARIABLE, "300")
+    assert memory_limit_bytes() == 300 * MIB
+    monkeypatch.setenv(MEMORY_VARIABLE, "much")
+    with pytest.raises(ValueError, match="much"):
+        memory_limit_bytes()
+
+
 def test_nobody_is_blamed_when_nobody_ran(name: str) -> None:
     box = BlackBox(name)
-    box.note((0, 0))
-    box.note(None)
+    box.note(0, (0, 0))
+    box.note(0, None)
     assert not BlackBox(name).take_blame((0, 0))
     assert not BlackBox(name).take_blame((-1, 0))
 
 
 def test_a_file_that_was_cut_short_blames_nobody(name: str, tmp_path: Path) -> None:
-    BlackBox(name).note((1, 1))
+    BlackBox(name).note(0, (1, 1))
     (file,) = tmp_path.iterdir()
     file.write_bytes(b"\0")
     assert not BlackBox(name).take_blame((0, 0))
@@ -156,5 +267,5 @@ def test_a_file_that_was_cut_short_blames_nobody(name: str, tmp_path: Path) -> N
 def test_a_note_costs_next_to_nothing(name: str) -> None:
     box, began = BlackBox(name), time.perf_counter()
     for _ in range(10_000):
-        box.note((1, 1))
+        box.note(0, (1, 1))
     assert time.perf_counter() - began < 1.0

@@ -49,10 +49,14 @@ from holdfast.actors.task_options import Resolved, carried_options, resolve
 from holdfast.actors.values import Marker, ValueOf, dump
 from holdfast.engine.errors import ResultNotStoredError
 from holdfast.engine.graph import Graph, NodeKind, NodeSpec, TaskOptions
+from holdfast.engine.retry import RetryPolicy
 from holdfast.storage.payload import Payload
 
 # An input of the run larger than this is stored once, however many tasks take it.
 _SHARED_FROM_BYTES = 64 * 1024
+
+_LISTENER_OPTIONS = TaskOptions(retry=RetryPolicy(max_attempts=4, initial_s=0.5, factor=2.0, max_s=2.0))
+"""Of a task that a listener's code runs for: its source may be away for a moment, and others need their process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +251,7 @@ class _Builder:
         # One argument more, for self.
         self._check_arguments(listener.poll_for_event, ((None, *node.args), node.kwargs))  # type: ignore[attr-defined]
         payload, inputs, _ = self._arguments(node, (node.args, node.kwargs), task_id, may_be_local=False)
-        stream, due_unix_s = None, None
+        stream, due_unix_s, acknowledges = None, None, _acknowledges(listener)
         if not inputs and isinstance(
             inspect.getattr_static(listener, "subscription", None), (classmethod, staticmethod)
         ):
@@ -261,10 +265,11 @@ class _Builder:
             "kind": NodeKind.EVENT,
             "function": self._encode(listener),
             "arguments": payload,
+            "options": _LISTENER_OPTIONS if acknowledges or (stream is None and due_unix_s is None) else TaskOptions(),
             "stream": stream,
             "due_unix_s": due_unix_s,
             "duration_s": node.timeout_s,
-            "acknowledge": _acknowledges(listener),
+            "acknowledge": acknowledges,
         }
         return _Seen(node, inputs, fields)
 

@@ -1,8 +1,9 @@
 """Polls custom listeners, many to a process, away from the actors that own workflows.
 
-Runs user code, so it may block, leak or die. What blocks keeps nobody else from
-going on. When this process dies whoever asked asks its successor again, and
-only the one whose code was running then is told that it was lost.
+Runs user code, so it may block, freeze, leak or die. What blocks keeps nobody
+else from going on; what freezes or fills the process ends it. When this process
+dies whoever asked asks its successor again, and only the one whose code was
+running then is told that it was lost.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import inspect
 import pickle
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
 
 from holdfast.actors import names
-from holdfast.actors.black_box import BlackBox
+from holdfast.actors.black_box import BlackBox, Blame
 from holdfast.actors.carried_modules import import_here, prepare_imports
+from holdfast.actors.host_guard import MEMORY_VARIABLE, HostGuard
 from holdfast.actors.poll_loops import PollLoops
 from holdfast.actors.ray_untyped import remote
 from holdfast.actors.storage_access import StorageAccess, StorageAddress, access
@@ -29,6 +32,11 @@ from holdfast.actors.wire import unpack_call
 from holdfast.engine.errors import WorkerLostError
 from holdfast.listeners.interface import ReportHandle
 
+_REASONS = {
+    Blame.RAN: "the listener's own code ended its process, or froze it",
+    Blame.ACCUSED: f"the listener used up the memory of its process, which {MEMORY_VARIABLE} limits",
+}
+
 
 @remote(num_cpus=0, max_concurrency=100_000)
 class ListenerHost:
@@ -36,7 +44,7 @@ class ListenerHost:
 
     def __init__(self) -> None:
         self._black_box = BlackBox(f"listeners-{ray.get_runtime_context().get_actor_id()}")
-        self._loops = PollLoops(self._black_box.note)
+        self._loops = PollLoops(self._black_box.note, HostGuard(self._black_box).look)
 
     async def poll(self, packed_call: bytes) -> Reply:
         """Wait for a listener's event.
@@ -86,12 +94,15 @@ class ListenerHost:
 
     async def _run(self, call: TaskCall, started: float, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         key = (call.seq, call.task)
-        if self._black_box.take_blame(key):
-            raise WorkerLostError(call.node.task_id, "the listener's own code ended its process, or used it up")
+        blame = self._black_box.take_blame(key)
+        if blame is not None:
+            raise WorkerLostError(call.node.task_id, _REASONS[blame])
         try:
             return await self._loops.run(key, make)
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is theirs to see
-            return raised(call, error, started)
+            # Code that is wrong will be no better later. (What cannot be stored is a TypeError too.)
+            hopeless = isinstance(error, TypeError | NotImplementedError)
+            return replace(raised(call, error, started), retryable=not hopeless)
 
     async def _acknowledge(self, call: TaskCall) -> Acknowledged:
         assert call.event is not None

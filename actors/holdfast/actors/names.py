@@ -41,9 +41,14 @@ def process_executor(setting: str) -> str:
     return setting.removeprefix(_PROCESS)
 
 
-def listener_host_name(environment: str) -> str:
-    """Name of the actor that polls the listeners of one runtime environment."""
-    return f"holdfast-listeners-{environment[:16] or 'default'}"
+def listener_host_name(environment: str, ward: int) -> str:
+    """Name of an actor that polls listeners.
+
+    Args:
+        environment: Hash of their runtime environment; empty for none.
+        ward: 0 for where all begin; from 1 on for those who are kept away from there.
+    """
+    return f"holdfast-listeners-{environment[:16] or 'default'}{f'-ward-{ward}' if ward else ''}"
 
 
 def event_source_host_name(connection: str) -> str:

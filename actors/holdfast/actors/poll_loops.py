@@ -2,13 +2,16 @@
 
 Thousands share the loop of one thread. One that blocks it for long gets it for
 itself: the others leave for a fresh loop, and begin anew there. So nothing may
-run here that must not be begun twice. Nothing here knows what runs.
+run here that must not be begun twice. Each step's memory is counted to who took
+it. Nothing here knows what runs, and nothing is ended by force: one that holds
+Python's lock holds all threads, and is a matter for whoever started the process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import threading
 import time
@@ -17,6 +20,8 @@ from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+from holdfast.actors.operating_system import private_bytes
 
 log = logging.getLogger("holdfast")
 
@@ -29,19 +34,25 @@ _LOOK_EVERY_S = 0.5
 
 @dataclass(eq=False, slots=True)
 class _Entry:
-    """A piece of work. `lane` is where it runs now: a copy that runs elsewhere has been left behind."""
+    """A piece of work. `lane` is where it runs now: a copy that runs elsewhere has been left behind.
+
+    `grown` is by how many bytes the process grew in its steps; during one, `before` is how large it was at the start.
+    """
 
     key: Key
     make: Callable[[], Coroutine[Any, Any, Any]]
     result: Future[Any] = field(default_factory=Future)
     lane: _Lane | None = None
     task: asyncio.Task[None] | None = None
+    grown: int = 0
+    before: int | None = None
 
 
 class _Lane:
-    """One loop in one thread."""
+    """One loop in one thread. Threads are numbered in the order of their beginning."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.loop = asyncio.new_event_loop()
         self.entries: set[_Entry] = set()
         self.stepping: _Entry | None = None
@@ -62,13 +73,19 @@ class PollLoops:
     """Runs coroutines on shared loops.
 
     Args:
-        on_step: Told in the loop's thread whose code is about to run, and None when it has given the loop back.
+        on_step: Told in the loop's thread its number and whose code is about to run; None when it has given the loop
+            back.
+        on_look: Called about twice a second, in a thread that nothing here can block but Python's lock.
     """
 
-    def __init__(self, on_step: Callable[[Key | None], None]) -> None:
-        self._on_step = on_step
+    def __init__(
+        self, on_step: Callable[[int, Key | None], None], on_look: Callable[[PollLoops], None] | None = None
+    ) -> None:
+        self._on_step, self._on_look = on_step, on_look
         self._lock = threading.Lock()
-        self._lane = _Lane()
+        self._lanes = itertools.count()
+        self._lane = _Lane(next(self._lanes))
+        self._entries: set[_Entry] = set()
         threading.Thread(target=self._watch, name="holdfast-poll-watch", daemon=True).start()
 
     async def run(self, key: Key, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -80,16 +97,26 @@ class PollLoops:
         """
         entry = _Entry(key, make)
         with self._lock:
+            self._entries.add(entry)
             self._place(entry, self._lane)
         try:
             return await asyncio.wrap_future(entry.result)
         finally:
             with self._lock:
+                self._entries.discard(entry)
                 lane, entry.lane = entry.lane, None
             # With a result it has left its lane by itself, and a lane that was left closes after its last entry.
             if lane is not None and (entry.result.cancelled() or not entry.result.done()):
                 with contextlib.suppress(RuntimeError):
                     lane.loop.call_soon_threadsafe(self._end, lane, entry)
+
+    def hungriest(self) -> tuple[Key, int] | None:
+        """Whose steps have made the process grow most, and by how many bytes; None when nobody's did."""
+        now = private_bytes()
+        with self._lock:
+            grown = [(entry.grown + now - (entry.before or now), entry.key) for entry in self._entries]
+        most, key = max(grown, default=(0, None))
+        return None if key is None or most <= 0 else (key, most)
 
     def _place(self, entry: _Entry, lane: _Lane) -> None:
         entry.lane = lane
@@ -130,6 +157,8 @@ class PollLoops:
         while True:
             lane = self._lane
             lane.loop.call_soon_threadsafe(lane.hear)
+            if self._on_look is not None:
+                self._on_look(self)
             time.sleep(_LOOK_EVERY_S)
             blocker = lane.stepping
             if time.monotonic() - lane.heard_s > _PATIENCE_S and blocker is not None:
@@ -141,7 +170,7 @@ class PollLoops:
 
     def _move_on(self, lane: _Lane, blocker: _Entry) -> None:
         with self._lock:
-            self._lane, lane.left = _Lane(), True
+            self._lane, lane.left = _Lane(next(self._lanes)), True
             others = [entry for entry in lane.entries if entry is not blocker and entry.lane is lane]
             for entry in others:
                 lane.entries.discard(entry)
@@ -150,7 +179,7 @@ class PollLoops:
 
 @types.coroutine
 def _in_steps(
-    work: Coroutine[Any, Any, Any], entry: _Entry, lane: _Lane, on_step: Callable[[Key | None], None]
+    work: Coroutine[Any, Any, Any], entry: _Entry, lane: _Lane, on_step: Callable[[int, Key | None], None]
 ) -> Generator[Any, Any, Any]:
     """Drive a coroutine from one `await` to the next, so that it is known at any time whose code runs."""
     sent: Any = None
@@ -159,13 +188,16 @@ def _in_steps(
         if entry.lane is not lane and thrown is None:
             thrown = asyncio.CancelledError()
         lane.stepping = entry
-        on_step(entry.key)
+        on_step(lane.number, entry.key)
+        entry.before = private_bytes()
         try:
             awaited = work.throw(thrown) if thrown is not None else work.send(sent)
         except StopIteration as end:
             return end.value
         finally:
-            on_step(None)
+            entry.grown += private_bytes() - entry.before
+            entry.before = None
+            on_step(lane.number, None)
             lane.stepping = None
         sent = thrown = None
         try:

@@ -49,9 +49,9 @@ class Launcher:
         function = self._task_function(call.node.options.ray_options, row.environment)
         return function.remote(pack_call(call))
 
-    def start_listener(self, row: WorkflowRow, call: TaskCall) -> Any:
+    def start_listener(self, row: WorkflowRow, call: TaskCall, ward: int) -> Any:
         """Poll a listener, or acknowledge its event; the reference of the reply."""
-        host = self.listener_host(row.environment)
+        host = self.listener_host(row.environment, ward)
         packed = pack_call(call)
         return host.poll.remote(packed) if call.event is None else host.acknowledge.remote(packed)
 
@@ -88,15 +88,20 @@ class Launcher:
             options["runtime_env"] = merge_environments(self._environments.load(environment), own)
         return ray.remote(run_task).options(**options)
 
-    def listener_host(self, environment: str) -> Any:
-        """The process that runs users' listeners, and names workflows, in a runtime environment."""
+    def listener_host(self, environment: str, ward: int = 0) -> Any:
+        """The process that runs users' listeners, and names workflows, in a runtime environment.
+
+        Args:
+            environment: Hash of the environment; empty for none.
+            ward: 0 for the first one; from 1 on for one beside it.
+        """
         options: dict[str, Any] = {}
         if environment:
             options["runtime_env"] = self._environments.load(environment)
         return (
             actor_class(ListenerHost)
             .options(
-                name=names.listener_host_name(environment),
+                name=names.listener_host_name(environment, ward),
                 namespace=names.NAMESPACE,
                 get_if_exists=True,
                 lifetime="detached",

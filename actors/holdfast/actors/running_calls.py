@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from holdfast.actors.error_values import dump_error
+from holdfast.actors.listener_wards import Standing
 from holdfast.actors.ray_launch import Launcher
 from holdfast.actors.reply_signals import signal_of_loss
 from holdfast.actors.storage_access import StorageAddress
@@ -37,6 +38,8 @@ _HOST_PATIENCE_S = 30.0
 Kind: TypeAlias = tuple[bytes, str]
 """Tasks of one kind ask Ray for the same: their Ray options and their environment."""
 
+_Asked: TypeAlias = tuple[WorkflowRow, TaskCall, Standing]
+
 
 @dataclass(slots=True, kw_only=True)
 class RunningCall:
@@ -49,8 +52,8 @@ class RunningCall:
         assigned: (task, attempt) that it has still to report on.
         task_ids: What users call the tasks it has been given, by number.
         over: Set when its process is done with it.
-        asked: What a listener host was asked, and since when it does not get to it.
-        begun_unix_s: When it was started.
+        asked: What a listener host was asked, and how the listener stands.
+        begun_s: When it was started, by the monotonic clock.
     """
 
     seq: int
@@ -59,8 +62,8 @@ class RunningCall:
     assigned: list[tuple[int, int]] = field(default_factory=list)
     task_ids: dict[int, str] = field(default_factory=dict)
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    asked: tuple[WorkflowRow, TaskCall, float] | None = None
-    begun_unix_s: float = field(default_factory=time.time)
+    asked: _Asked | None = None
+    begun_s: float = field(default_factory=time.monotonic)
 
     @property
     def listener(self) -> bool:
@@ -96,6 +99,8 @@ class RunningCalls:
         self._out: dict[Kind, int] = {}
         self._backlog: dict[Kind, deque[tuple[WorkflowRow, TaskCall]]] = {}
         self._queued: dict[tuple[int, int], int] = {}
+        self._wait_for_host: dict[tuple[str, int], list[_Asked]] = {}
+        self._asking: set[asyncio.Task[None]] = set()
         self._window = _LEAST_WINDOW
 
     # -- starting ------------------------------------------------------------------------------------------------
@@ -119,38 +124,58 @@ class RunningCalls:
 
     def start_listener(self, row: WorkflowRow, command: StartListener | AcknowledgeEvent) -> None:
         """Poll a listener, or acknowledge its event."""
-        self._ask_host(row, self._call_of(row, command), time.time())
+        standing = Standing(key=(row.seq, command.task), deaths=command.deaths)
+        self._ask_host(row, self._call_of(row, command), standing)
 
-    def _ask_host(self, row: WorkflowRow, call: TaskCall, since_unix_s: float) -> None:
+    def _ask_host(self, row: WorkflowRow, call: TaskCall, standing: Standing) -> None:
         try:
-            ref = self._launcher.start_listener(row, call)
+            ref = self._launcher.start_listener(row, call, standing.ward)
         except Exception as error:  # noqa: BLE001 - whatever the environment makes Ray raise: the task failed
             self._refuse(call, error)
             return
-        self._watch(call, ref, None).asked = (row, call, since_unix_s)
+        self._watch(call, ref, None).asked = (row, call, standing)
 
     def _ask_again(self, lost: RunningCall, error: BaseException) -> bool:
         """Ask the next listener host when one died. Whose fault it was the host says itself; here nobody's is assumed.
 
         Returns:
-            False when that is of no use.
+            False when that has been done too often.
         """
         if not isinstance(error, RayActorError) or lost.asked is None or not lost.assigned:
             return False
-        (row, call, since_unix_s), now = lost.asked, time.time()
-        if now - lost.begun_unix_s > _HOST_PATIENCE_S:
-            # It was heard for a while: what happened before does not count.
-            since_unix_s = now
-        elif now - since_unix_s > _HOST_PATIENCE_S:
+        row, call, before = lost.asked
+        standing = before.lost_again(time.monotonic() - lost.begun_s)
+        if standing is None:
             return False
-        self._queued[call.seq, call.task] = call.attempt
-        self._loop.call_later(_ASK_AGAIN_S, self._ask_if_wanted, row, call, since_unix_s)
+        self._queued[standing.key] = call.attempt
+        host = (row.environment, standing.ward)
+        if host in self._wait_for_host:
+            self._wait_for_host[host].append((row, call, standing))
+        else:
+            self._wait_for_host[host] = [(row, call, standing)]
+            asking = self._loop.create_task(self._ask_when_up(host))
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
         return True
 
-    def _ask_if_wanted(self, row: WorkflowRow, call: TaskCall, since_unix_s: float) -> None:
-        if self._queued.get((call.seq, call.task)) == call.attempt:
-            del self._queued[call.seq, call.task]
-            self._ask_host(row, call, since_unix_s)
+    async def _ask_when_up(self, host: tuple[str, int]) -> None:
+        """Ask all who wait for a host once it is there, for a while; one that was not reached has not been lost."""
+        deadline_s = time.monotonic() + _HOST_PATIENCE_S
+        while time.monotonic() < deadline_s:
+            try:
+                await self._launcher.listener_host(*host).__ray_ready__.remote()
+                break
+            except RayActorError as error:
+                if error.actor_init_failed:
+                    break
+                await asyncio.sleep(_ASK_AGAIN_S)
+            except Exception:  # noqa: BLE001 - whatever the environment makes Ray raise: to ask says it to the task
+                break
+        for row, call, standing in self._wait_for_host.pop(host):
+            # Else it was stopped meanwhile.
+            if self._queued.get(standing.key) == call.attempt:
+                del self._queued[standing.key]
+                self._ask_host(row, call, standing)
 
     def _launch(self, kind: Kind, row: WorkflowRow, call: TaskCall) -> None:
         try:
