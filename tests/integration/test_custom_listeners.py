@@ -147,28 +147,6 @@ def test_a_poll_that_blocks_does_not_keep_others_from_their_events(tmp_path: Pat
     assert ray.get(blocked, timeout=60) == "unblocked"
 
 
-def test_a_poll_that_ends_its_process_fails_with_a_cause_and_others_go_on(tmp_path: Path, wid: str) -> None:
-    class Exits(workflow.EventListener):
-        async def poll_for_event(self):
-            mark(tmp_path / "exits")
-            os._exit(3)
-
-    others = [
-        workflow.run_async(workflow.wait_for_event(FileListener, str(tmp_path / "f")), workflow_id=f"{wid}-{at}")
-        for at in range(4)
-    ]
-    with pytest.raises(workflow.WorkflowExecutionError) as caught:
-        workflow.run(workflow.wait_for_event(Exits), workflow_id=wid)
-    assert "died" in str(caught.value.__cause__)
-    assert len(marks(tmp_path / "exits")) == 4
-    assert workflow.get_status(wid) == workflow.FAILED
-    # A second of the kind: what others lost by it must not add up to their failure.
-    with pytest.raises(workflow.WorkflowExecutionError):
-        workflow.run(workflow.wait_for_event(Exits), workflow_id=f"{wid}-again")
-    (tmp_path / "f").write_text("fine")
-    assert ray.get(others, timeout=90) == ["fine"] * 4
-
-
 def test_a_poll_that_ended_its_process_once_is_polled_again(tmp_path: Path) -> None:
     class ExitsOnce(workflow.EventListener):
         async def poll_for_event(self):
