@@ -160,9 +160,9 @@ def test_one_that_blocks_its_thread_keeps_nobody_from_polling_and_can_be_cancell
 
 
 @pytest.mark.slow
-def test_ten_that_end_their_process_each_time_fail_and_nobody_else_does(tmp_path: Path) -> None:
+def test_five_that_end_their_process_each_time_fail_and_nobody_else_does(tmp_path: Path) -> None:
     others = Others(tmp_path)
-    bad = [misbehave("exits", tmp_path, f"bad-{at}") for at in range(10)]
+    bad = [misbehave("exits", tmp_path, f"bad-{at}") for at in range(5)]
     for reference in bad:
         assert "Misbehaves" in str(cause_of(reference))
     others.get_their_events()

@@ -148,6 +148,7 @@ def test_all_that_ran_are_blamed_unless_one_is_known_to_be_at_fault(name: str) -
     for slot in (0, 1, 300):
         box.note(slot, (slot, slot))
     box = BlackBox(name)
+    assert box.explains
     assert [box.take_blame((slot, slot)) for slot in (0, 1, 300)] == [Blame.RAN] * 3
     box.note(0, (0, 0))
     box.accuse((9, 9))
@@ -253,7 +254,11 @@ def test_nobody_is_blamed_when_nobody_ran(name: str) -> None:
     box = BlackBox(name)
     box.note(0, (0, 0))
     box.note(0, None)
-    assert not BlackBox(name).take_blame((0, 0))
+    # Whoever runs for no listener will not come to be told.
+    box.note(1, (-1, 0))
+    box = BlackBox(name)
+    assert not box.explains
+    assert not box.take_blame((0, 0))
     assert not BlackBox(name).take_blame((-1, 0))
 
 

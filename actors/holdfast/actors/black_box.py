@@ -33,6 +33,9 @@ class BlackBox:
 
     Args:
         name: The same for a process and its successor, and for no other.
+
+    Attributes:
+        explains: Whether somebody is to blame for the death of the process before this one.
     """
 
     def __init__(self, name: str) -> None:
@@ -50,6 +53,8 @@ class BlackBox:
             self._blamed = {accused: Blame.ACCUSED}
         else:
             self._blamed = dict.fromkeys(set(ran) - {_NOBODY}, Blame.RAN)
+        # Keys below 0 are of no listener: nobody comes to take that blame.
+        self.explains = any(key >= (0, 0) for key in self._blamed)
         self._map[:] = _EMPTY
 
     def note(self, thread: int, key: tuple[int, int] | None) -> None:

@@ -46,6 +46,10 @@ class ListenerHost:
         self._black_box = BlackBox(f"listeners-{ray.get_runtime_context().get_actor_id()}")
         self._loops = PollLoops(self._black_box.note, HostGuard(self._black_box).look)
 
+    async def explains(self) -> bool:
+        """Whether it is known who ended the process before this one: it will be told to that one, when it asks."""
+        return self._black_box.explains
+
     async def poll(self, packed_call: bytes) -> Reply:
         """Wait for a listener's event.
 

@@ -1,8 +1,8 @@
 """In which host a listener polls, by what has happened to it before.
 
 All begin in one. A listener that is known to have ended its process goes on in
-a ward, so that those who did nothing lose their host to it once. Where a host
-dies again and nobody knows through whom, those who were in it are spread over
+a ward, so that those who did nothing lose their host to it once. Where hosts
+die and nobody knows through whom, those who were in them are spread over
 the wards, another way each time: after a few times the guilty one has lost its
 host each time, and of the others hardly anybody. Nothing here knows Ray.
 """
@@ -47,7 +47,7 @@ class Standing:
         return 1 + int.from_bytes(digest, "big") % WARDS
 
     def lost_again(self, lived_s: float) -> Standing | None:
-        """How it stands when its host has died; None when that has happened too often.
+        """How it stands when its host has died and nobody knows through whom; None when that was too often.
 
         Args:
             lived_s: For how many seconds it had been there.

@@ -39,6 +39,8 @@ Kind: TypeAlias = tuple[bytes, str]
 """Tasks of one kind ask Ray for the same: their Ray options and their environment."""
 
 _Asked: TypeAlias = tuple[WorkflowRow, TaskCall, Standing]
+_Lost: TypeAlias = tuple[_Asked, float, RayActorError]
+"""What was asked of a host that died, after how many seconds, and what Ray said."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,7 +101,7 @@ class RunningCalls:
         self._out: dict[Kind, int] = {}
         self._backlog: dict[Kind, deque[tuple[WorkflowRow, TaskCall]]] = {}
         self._queued: dict[tuple[int, int], int] = {}
-        self._wait_for_host: dict[tuple[str, int], list[_Asked]] = {}
+        self._wait_for_host: dict[tuple[str, int], list[_Lost]] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._window = _LEAST_WINDOW
 
@@ -139,43 +141,49 @@ class RunningCalls:
         """Ask the next listener host when one died. Whose fault it was the host says itself; here nobody's is assumed.
 
         Returns:
-            False when that has been done too often.
+            False when it was no host that died, or nobody wants to know any more.
         """
         if not isinstance(error, RayActorError) or lost.asked is None or not lost.assigned:
             return False
-        row, call, before = lost.asked
-        standing = before.lost_again(time.monotonic() - lost.begun_s)
-        if standing is None:
-            return False
+        row, call, standing = lost.asked
         self._queued[standing.key] = call.attempt
         host = (row.environment, standing.ward)
+        entry = (lost.asked, time.monotonic() - lost.begun_s, error)
         if host in self._wait_for_host:
-            self._wait_for_host[host].append((row, call, standing))
+            self._wait_for_host[host].append(entry)
         else:
-            self._wait_for_host[host] = [(row, call, standing)]
+            self._wait_for_host[host] = [entry]
             asking = self._loop.create_task(self._ask_when_up(host))
             self._asking.add(asking)
             asking.add_done_callback(self._asking.discard)
         return True
 
     async def _ask_when_up(self, host: tuple[str, int]) -> None:
-        """Ask all who wait for a host once it is there, for a while; one that was not reached has not been lost."""
+        """Ask again for all who have lost a host, once it is there and says whether it knows why the last one died."""
+        explained = await self._is_explained(host)
+        for (row, call, before), lived_s, error in self._wait_for_host.pop(host):
+            if self._queued.get(before.key) != call.attempt:
+                # It was stopped meanwhile.
+                continue
+            del self._queued[before.key]
+            standing = before if explained else before.lost_again(lived_s)
+            if standing is not None:
+                self._ask_host(row, call, standing)
+            else:
+                self._on_signal(call.seq, signal_of_loss(call.task, call.node.task_id, call.attempt, error))
+
+    async def _is_explained(self, host: tuple[str, int]) -> bool:
         deadline_s = time.monotonic() + _HOST_PATIENCE_S
         while time.monotonic() < deadline_s:
             try:
-                await self._launcher.listener_host(*host).__ray_ready__.remote()
-                break
+                return bool(await self._launcher.listener_host(*host).explains.remote())
             except RayActorError as error:
                 if error.actor_init_failed:
-                    break
+                    return False
                 await asyncio.sleep(_ASK_AGAIN_S)
             except Exception:  # noqa: BLE001 - whatever the environment makes Ray raise: to ask says it to the task
-                break
-        for row, call, standing in self._wait_for_host.pop(host):
-            # Else it was stopped meanwhile.
-            if self._queued.get(standing.key) == call.attempt:
-                del self._queued[standing.key]
-                self._ask_host(row, call, standing)
+                return False
+        return False
 
     def _launch(self, kind: Kind, row: WorkflowRow, call: TaskCall) -> None:
         try:
