@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -267,10 +266,3 @@ def test_a_file_that_was_cut_short_blames_nobody(name: str, tmp_path: Path) -> N
     (file,) = tmp_path.iterdir()
     file.write_bytes(b"\0")
     assert not BlackBox(name).take_blame((0, 0))
-
-
-def test_a_note_costs_next_to_nothing(name: str) -> None:
-    box, began = BlackBox(name), time.perf_counter()
-    for _ in range(10_000):
-        box.note(0, (1, 1))
-    assert time.perf_counter() - began < 1.0
