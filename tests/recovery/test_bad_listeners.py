@@ -24,12 +24,17 @@ OTHERS = 20
 ANSWER_S = 120.0
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def small_hosts() -> Iterator[None]:
-    """The hosts of this module's Ray, which is started after this, may have little memory."""
+    """The hosts of a Ray that is started after this may have little memory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MEMORY_VARIABLE, str(LIMIT_MIB))
         yield
+
+
+@pytest.fixture(scope="module")
+def local_ray(small_hosts: None, local_ray: None) -> None:
+    """This module's Ray, started in that order."""
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +149,7 @@ def test_one_that_freezes_the_interpreter_is_ended_with_its_process_and_fails_al
 @pytest.mark.slow
 @pytest.mark.parametrize("does", ["leaks step by step", "leaks in one step"])
 def test_one_that_leaks_is_ended_at_the_limit_and_named(does: str, tmp_path: Path) -> None:
-    fails_alone_at_the_fourth_time(does, tmp_path, MEMORY_VARIABLE)
+    fails_alone_at_the_fourth_time(does, tmp_path, f"{MEMORY_VARIABLE} ({LIMIT_MIB} MiB)")
 
 
 def test_one_that_blocks_its_thread_keeps_nobody_from_polling_and_can_be_cancelled(tmp_path: Path) -> None:

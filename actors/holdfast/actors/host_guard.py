@@ -48,6 +48,11 @@ class HostGuard:
         self._black_box, self._frozen_s = black_box, frozen_s
         self._limit_bytes = memory_limit_bytes() if limit_bytes is None else limit_bytes
 
+    @property
+    def limit_mib(self) -> int:
+        """How much memory the process may have, in MiB."""
+        return self._limit_bytes >> 20
+
     def look(self, loops: PollLoops) -> None:
         """Say that the process is not frozen, and end it when it has too much memory."""
         # Writes down where every thread is, then ends the process. Who ran is in the black box already.
@@ -64,13 +69,13 @@ class HostGuard:
                 "a listener used its process's memory up, which is ended workflow=%d task=%d grown_mib=%d limit_mib=%d",
                 *key,
                 grown >> 20,
-                self._limit_bytes >> 20,
+                self.limit_mib,
             )
         else:
             log.error(
                 "a listener host has too much memory and is ended, and it is not known whose it is mib=%d limit_mib=%d",
                 used >> 20,
-                self._limit_bytes >> 20,
+                self.limit_mib,
             )
         os._exit(1)
 

@@ -32,10 +32,7 @@ from holdfast.actors.wire import unpack_call
 from holdfast.engine.errors import WorkerLostError
 from holdfast.listeners.interface import ReportHandle
 
-_REASONS = {
-    Blame.RAN: "the listener's own code ended its process, or froze it",
-    Blame.ACCUSED: f"the listener used up the memory of its process, which {MEMORY_VARIABLE} limits",
-}
+_ENDED = "the listener's own code ended its process, or froze it"
 
 
 @remote(num_cpus=0, max_concurrency=100_000)
@@ -44,7 +41,10 @@ class ListenerHost:
 
     def __init__(self) -> None:
         self._black_box = BlackBox(f"listeners-{ray.get_runtime_context().get_actor_id()}")
-        self._loops = PollLoops(self._black_box.note, HostGuard(self._black_box).look)
+        guard = HostGuard(self._black_box)
+        filled = f"the listener used its process's memory up to the limit, {MEMORY_VARIABLE} ({guard.limit_mib} MiB)"
+        self._reasons = {Blame.RAN: _ENDED, Blame.ACCUSED: filled}
+        self._loops = PollLoops(self._black_box.note, guard.look)
 
     async def explains(self) -> bool:
         """Whether it is known who ended the process before this one: it will be told to that one, when it asks."""
@@ -100,7 +100,7 @@ class ListenerHost:
         key = (call.seq, call.task)
         blame = self._black_box.take_blame(key)
         if blame is not None:
-            raise WorkerLostError(call.node.task_id, _REASONS[blame])
+            raise WorkerLostError(call.node.task_id, self._reasons[blame])
         try:
             return await self._loops.run(key, make)
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is theirs to see
