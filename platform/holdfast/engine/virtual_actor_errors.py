@@ -1,0 +1,160 @@
+"""Errors about virtual actors. As in `errors`: `args` holds what the constructor takes, and all survive pickling."""
+
+from __future__ import annotations
+
+from holdfast.engine.errors import HoldfastError, WorkflowError, WorkflowNotFoundError
+
+
+class VirtualActorError(WorkflowError):
+    """Base of the errors about virtual actors."""
+
+
+class VirtualActorNotFoundError(VirtualActorError, WorkflowNotFoundError):
+    """There is no virtual actor of this id."""
+
+    def __str__(self) -> str:
+        where = f" in {self.store_url}" if self.store_url else ""
+        return (
+            f"there is no virtual actor {self.workflow_id!r}{where}. Make it with "
+            "<its class>.get_or_create(id, ...); workflow.list_actors() lists those there are."
+        )
+
+
+class IdTakenError(WorkflowError, ValueError):
+    """An id is in use for something else: a workflow where an actor is asked for, or the other way round."""
+
+    def __init__(self, taken_id: str, taken_by: str) -> None:
+        super().__init__(taken_id, taken_by)
+        self.taken_id, self.taken_by = taken_id, taken_by
+
+    def __str__(self) -> str:
+        return (
+            f"the id {self.taken_id!r} is that of a {self.taken_by}: workflows and virtual actors share one name "
+            f"space. Choose another id, or remove the {self.taken_by} with workflow.delete({self.taken_id!r})."
+        )
+
+
+class VirtualActorNotInitializedError(VirtualActorError):
+    """The constructor of an actor has not come to its end, or failed."""
+
+    def __init__(self, actor_id: str, reason: str = "its constructor has not come to its end") -> None:
+        super().__init__(actor_id, reason)
+        self.actor_id, self.reason = actor_id, reason
+
+    def __str__(self) -> str:
+        return (
+            f"virtual actor {self.actor_id!r} is not initialized: {self.reason}. Wait with "
+            "ray.get(actor.ready()); when the constructor failed, mend it and call get_or_create again."
+        )
+
+
+class MailboxFullError(VirtualActorError):
+    """A mailbox holds as many calls as it may. The call was not accepted."""
+
+    def __init__(self, actor_id: str, limit: int) -> None:
+        super().__init__(actor_id, limit)
+        self.actor_id, self.limit = actor_id, limit
+
+    def __str__(self) -> str:
+        return (
+            f"the mailbox of virtual actor {self.actor_id!r} is full: {self.limit} calls wait in it, which is its "
+            "limit. Call again later, or give the class a higher mailbox_limit."
+        )
+
+
+class VirtualActorQuarantinedError(VirtualActorError):
+    """An actor's code ended its host several times. It is not run until somebody resumes it; nothing is lost."""
+
+    def __init__(self, actor_id: str, class_name: str, method: str, deaths: int) -> None:
+        super().__init__(actor_id, class_name, method, deaths)
+        self.actor_id, self.class_name, self.method, self.deaths = actor_id, class_name, method, deaths
+
+    def __str__(self) -> str:
+        return (
+            f"virtual actor {self.actor_id!r} is quarantined: {self.class_name}.{self.method} ended the process of "
+            f"its host {self.deaths} times. Its state and its mailbox are kept. Mend the method and call "
+            f"workflow.resume({self.actor_id!r})."
+        )
+
+
+class VirtualActorCycleError(VirtualActorError):
+    """A call that could never be answered: the actor it is for waits, through others, for its answer."""
+
+    def __init__(self, chain: tuple[str, ...]) -> None:
+        super().__init__(chain)
+        self.chain = chain
+
+    def __str__(self) -> str:
+        return (
+            f"calls of virtual actors in a cycle: {' -> '.join(self.chain)}. The first one waits for the answer and "
+            "could not take the last call before. Use run_async and do not wait for it, or put the work into one actor."
+        )
+
+
+class VirtualActorNotResumableError(VirtualActorError, ValueError):
+    """An actor has nothing to be resumed."""
+
+    def __init__(self, actor_id: str, reason: str) -> None:
+        super().__init__(actor_id, reason)
+        self.actor_id, self.reason = actor_id, reason
+
+    def __str__(self) -> str:
+        return f"virtual actor {self.actor_id!r} is not resumable: {self.reason}."
+
+
+class CallNotWithdrawnError(VirtualActorError):
+    """A call runs, or has ended: it cannot be taken out of the mailbox any more."""
+
+    def __init__(self, actor_id: str, call: str) -> None:
+        super().__init__(actor_id, call)
+        self.actor_id, self.call = actor_id, call
+
+    def __str__(self) -> str:
+        return f"the call {self.call} of virtual actor {self.actor_id!r} cannot be withdrawn: it runs, or has ended."
+
+
+class CallWithdrawnError(VirtualActorError):
+    """A call was taken out of the mailbox before it ran. It had no effect."""
+
+    def __init__(self, actor_id: str, call: str) -> None:
+        super().__init__(actor_id, call)
+        self.actor_id, self.call = actor_id, call
+
+    def __str__(self) -> str:
+        return f"the call {self.call} of virtual actor {self.actor_id!r} was withdrawn before it ran."
+
+
+class CallOutcomeForgottenError(VirtualActorError):
+    """A call took effect so long ago that its outcome is not kept any more."""
+
+    def __init__(self, actor_id: str, number: int) -> None:
+        super().__init__(actor_id, number)
+        self.actor_id, self.number = actor_id, number
+
+    def __str__(self) -> str:
+        return (
+            f"call {self.number} of virtual actor {self.actor_id!r} has ended, and its outcome is not kept any more: "
+            "the newest 1,000 are."
+        )
+
+
+class ReminderNotFoundError(VirtualActorError, ValueError):
+    """An actor has no reminder of this name."""
+
+    def __init__(self, actor_id: str, name: str) -> None:
+        super().__init__(actor_id, name)
+        self.actor_id, self.name = actor_id, name
+
+    def __str__(self) -> str:
+        return f"virtual actor {self.actor_id!r} has no reminder {self.name!r}. It may have come due for the last time."
+
+
+class HostReplacedError(HoldfastError):
+    """Another process has taken the place of this host. The old one must end; nothing was written."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.host = host
+
+    def __str__(self) -> str:
+        return f"host {self.host!r} is another process now; this one must end"
