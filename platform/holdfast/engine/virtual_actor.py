@@ -422,7 +422,10 @@ class VirtualActor:
             started_unix_s=started_unix_s or call.started_unix_s or ended,
             ended_unix_s=ended,
         )
-        step.records.append(CallEnded(call=finished, logged=call.logged))
+        continued = call.continues is not None
+        step.records.append(
+            CallEnded(call=finished, logged=call.logged, continued=continued, arguments=call.spec.arguments)
+        )
         step.commands.append(AnswerCall(number=call.number, nonce=call.spec.nonce, outcome=outcome))
         if call.spec.creates and not self._standing.initialized:
             # There is no state that the others could run on.

@@ -222,10 +222,14 @@ class CallEnded:
     Attributes:
         call: How it ended.
         logged: Whether it had a row in the mailbox.
+        continued: Whether it had gone on as a workflow.
+        arguments: What it was called with, opaque: nobody needs it any more.
     """
 
     call: FinishedCall
     logged: bool
+    continued: bool = False
+    arguments: Any = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,22 @@ text of a selector):
     S <source> <sel> <subscription>     a subscription by what it selects
     T <subscription> <number>     an event that is to start a workflow
     L <number>                    dead letters: what could not be taken in
+
+Virtual actors have two letters, of which the first is v. They get their `seq` from the counter of workflows, are found
+by the same `i` rows (an id is a workflow's or an actor's), and have leases in the same `l` and `a` rows, their hosts
+being the executors:
+
+    va <seq>                      actor: class, standing, state
+    vo <seq>                      status of an actor, unless it is SUCCESSFUL
+    vi <hash of class> <id, cut> <hash of id>   -> seq: actors of a class by id; all of them where that hash is 0
+    vm <seq> <number>             mailbox: a call that is accepted and not over
+    vg <seq> <first task>         graph that the first call of a mailbox went on with, in pieces
+    vc <seq> <number>             a call that has ended
+    vd <seq> <hash of mark>       -> number of the call of a nonce or an idempotency key
+    vn <seq> <hash of name>       -> number of the call of a name
+    vr <seq> <hash of name>       reminder
+    vt <due time> <seq> <hash of name>   when to call an actor: a reminder; a call that is tried again where it is 0
+    vz <seq>                      an actor that was removed, whose rows are going: the folder of its blobs
 """
 
 from __future__ import annotations
@@ -378,6 +394,104 @@ DEAD_LETTERS = b"L"
 def dead_letter(number: int) -> bytes:
     """What could not be taken in."""
     return b"L" + pack(number)
+
+
+# -- virtual actors ----------------------------------------------------------------------------------------------------
+
+_NO_NAME = bytes(20)
+_LONGEST_IN_KEY = 400
+"""Bytes of an actor's id that stand in the index by id; ids that differ later only are in no particular order."""
+
+_ACTOR_DUE = struct.Struct(">2sQQ20s")
+
+
+ACTORS = b"va"
+
+
+def actor(seq: int) -> bytes:
+    """An actor's own row."""
+    return b"va" + pack(seq)
+
+
+ACTORS_AT_WORK = b"vo"
+
+
+def actor_status(seq: int) -> bytes:
+    """What an actor is listed as, where that is not SUCCESSFUL."""
+    return b"vo" + pack(seq)
+
+
+ACTORS_BY_ID = b"vi"
+
+
+def actors_by_id(class_name: str | None, actor_id: str | None = None, *, prefix: str = "") -> bytes:
+    """Index row of an actor by class (None: of all classes) and id; without an id the beginning of several."""
+    beginning = b"vi" + (_NO_NAME if class_name is None else _digest(class_name))
+    if actor_id is None:
+        return beginning + prefix.encode("utf-8", "surrogatepass")[:_LONGEST_IN_KEY]
+    return beginning + actor_id.encode("utf-8", "surrogatepass")[:_LONGEST_IN_KEY] + b"\0" + _digest(actor_id)
+
+
+def mailbox(seq: int, number: int | None = None) -> bytes:
+    """A call that is accepted and not over."""
+    prefix = b"vm" + pack(seq)
+    return prefix if number is None else prefix + pack(number)
+
+
+def call_graph(seq: int, first: int | None = None) -> bytes:
+    """A piece of the graph that the first call of a mailbox went on with."""
+    prefix = b"vg" + pack(seq)
+    return prefix if first is None else prefix + pack(first)
+
+
+def ended_call(seq: int, number: int | None = None) -> bytes:
+    """A call that has ended."""
+    prefix = b"vc" + pack(seq)
+    return prefix if number is None else prefix + pack(number)
+
+
+def call_mark(seq: int, mark: str) -> bytes:
+    """Where a nonce or an idempotency key leads to its call."""
+    return b"vd" + pack(seq) + _digest(mark)
+
+
+def call_name(seq: int, name: str) -> bytes:
+    """Where a name leads to its call."""
+    return b"vn" + pack(seq) + _digest(name)
+
+
+def reminder(seq: int, name: str | None = None) -> bytes:
+    """A reminder of an actor; the prefix of all of them without a name."""
+    prefix = b"vr" + pack(seq)
+    return prefix if name is None else prefix + _digest(name)
+
+
+ACTORS_DUE = b"vt"
+
+
+def actor_due(due_unix_s: float, seq: int, name: str | None = None) -> bytes:
+    """When a reminder of an actor is due; without a name, when its first call is tried again."""
+    return _ACTOR_DUE.pack(b"vt", due_micros(due_unix_s), seq, _NO_NAME if name is None else _digest(name))
+
+
+def read_actor_due(key: bytes) -> tuple[int, int, bool]:
+    """(due time in microseconds, seq, whether it is a reminder) of such a row."""
+    _, micros, seq, name = _ACTOR_DUE.unpack(key)
+    return micros, seq, name != _NO_NAME
+
+
+REMOVED_ACTORS = b"vz"
+
+
+def removed_actor(seq: int) -> bytes:
+    """An actor that is not there any more, but for rows that nobody finds."""
+    return b"vz" + pack(seq)
+
+
+def rows_of_actor(seq: int) -> tuple[bytes, ...]:
+    """Prefixes of all rows that belong to one actor alone, found under its number."""
+    own = pack(seq)
+    return (*(b"v" + letter + own for letter in (b"m", b"g", b"c", b"d", b"n", b"r", b"o", b"a")), b"l" + own)
 
 
 def last_part(key: bytes) -> int:

@@ -168,7 +168,8 @@ def read_error(entry: Any, pieces: Sequence[bytes]) -> Stored:
 # -- graphs ------------------------------------------------------------------------------------------------------------
 
 
-def _options_entry(options: TaskOptions, frame: Frame) -> dict[str, Any]:
+def options_entry(options: TaskOptions, frame: Frame) -> dict[str, Any]:
+    """Header entry of a task's options."""
     budget, retry = options.budget, options.retry
     entry: dict[str, Any] = {"budget": [budget.deaths, budget.errors, budget.shared]}
     if options.catch_exceptions:
@@ -190,7 +191,8 @@ def _options_entry(options: TaskOptions, frame: Frame) -> dict[str, Any]:
     return entry
 
 
-def _read_options(entry: dict[str, Any], pieces: Sequence[bytes]) -> TaskOptions:
+def read_options(entry: dict[str, Any], pieces: Sequence[bytes]) -> TaskOptions:
+    """The options of an entry."""
     deaths, errors, shared = entry["budget"]
     retry = None
     if "retry" in entry:
@@ -207,6 +209,20 @@ def _read_options(entry: dict[str, Any], pieces: Sequence[bytes]) -> TaskOptions
         ray_options=pieces[entry["ray"]] if "ray" in entry else b"",
         exception_filter=pieces[entry["filter"]] if "filter" in entry else b"",
     )
+
+
+def arguments_entry(arguments: Any, frame: Frame) -> Any:
+    """Header entry of arguments: a payload, a blob or nothing."""
+    if isinstance(arguments, Blob):
+        return [arguments.key, arguments.nbytes]
+    return frame.add(encode(arguments)) if arguments else None
+
+
+def read_arguments(entry: Any, pieces: Sequence[bytes]) -> Payload | Blob | bytes:
+    """The arguments of such an entry."""
+    if entry is None:
+        return b""
+    return Blob(entry[0], entry[1]) if isinstance(entry, list) else decode(pieces[entry])
 
 
 def _node_entry(node: NodeSpec, options: int, frame: Frame) -> list[Any]:
@@ -244,7 +260,7 @@ def encode_graph(graph: GraphLogged) -> Iterator[tuple[TaskIndex, bytes]]:
             number = numbers.get(id(node.options))
             if number is None:
                 number = numbers[id(node.options)] = len(options)
-                options.append(_options_entry(node.options, frame))
+                options.append(options_entry(node.options, frame))
             entries.append(_node_entry(node, number, frame))
         yield graph.first + start, frame.close({"about": about, "options": options, "nodes": entries})
 
@@ -259,7 +275,7 @@ def decode_graphs(rows: Iterator[bytes]) -> Iterator[GraphLogged]:
             yield _graph(about, nodes)
             nodes = []
         about = header["about"]
-        options = [_read_options(entry, pieces) for entry in header["options"]]
+        options = [read_options(entry, pieces) for entry in header["options"]]
         nodes.extend(_read_node(entry, options, pieces) for entry in header["nodes"])
     if about is not None:
         yield _graph(about, nodes)
