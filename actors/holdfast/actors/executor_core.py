@@ -61,6 +61,7 @@ from holdfast.engine.records import EventTaken, TimerSet, WorkflowEnded
 from holdfast.engine.run import Run
 from holdfast.engine.signals import CancelRequested, EventReceived, TimerDue
 from holdfast.engine.transitions import StatusSignal, WorkflowStatus, next_status
+from holdfast.engine.virtual_actor_errors import IdTakenError
 from holdfast.listeners.forms import arguments_of
 from holdfast.storage import event_readers, subscriptions
 from holdfast.storage import workflow_store as store
@@ -204,6 +205,8 @@ class ExecutorCore:
         if store.was_deleted(txn, submit.nonce):
             # Ray repeats a call whose executor died: what it had done may have been deleted meanwhile.
             raise Refusal(WorkflowNotFoundError(submit.workflow_id, self._kv.url))
+        if store.is_actors(txn, submit.workflow_id):
+            raise Refusal(IdTakenError(submit.workflow_id, "virtual actor"))
         admission = self._queue.decide(txn)
         try:
             run, step = Run.create(submit.workflow_id, submit.graph, self._runs.now)

@@ -3,7 +3,7 @@
 Rules of this room:
 
 1. One writing call at a time, in the order of acceptance. What waits (for a retry, for its sub-workflow, for somebody
-   to resume the actor) is waited for by all that came after it.
+   to resume the actor) is waited for by all that came after it; only calls that are a part of it run meanwhile.
 2. A call takes effect in the step that commits its state: when its method returns, or goes on as a sub-workflow. One
    that raises leaves the state as it was, whatever becomes of the call.
 3. A call without a row is one that nobody was told is accepted. It may be forgotten; a call with a row may not.
@@ -28,6 +28,7 @@ from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.values import Value
 from holdfast.engine.virtual_actor_errors import (
     CallNotWithdrawnError,
+    CallOverError,
     CallWithdrawnError,
     MailboxFullError,
     VirtualActorCycleError,
@@ -109,7 +110,10 @@ class VirtualActor:
         self._names = TaskNames(standing.names, given_before)
         self._marks: dict[str, QueuedCall] = {}
         self._attempt = 0
-        self._busy = False
+        # The call that runs, the calls that are a part of the first one, and whether its sub-workflow is on its way.
+        self._running: QueuedCall | None = None
+        self._inner: deque[QueuedCall] = deque()
+        self._follows = False
         self._moved = False
         self._state_moved = False
         self._rows = 0
@@ -181,7 +185,18 @@ class VirtualActor:
     @property
     def idle(self) -> bool:
         """Whether nothing would be lost by forgetting it until somebody calls, or its time comes."""
-        return not self._busy and not self.working and self._rows == len(self._calls)
+        return self._running is None and not self._inner and not self.working and self._rows == len(self._calls)
+
+    @property
+    def running(self) -> tuple[int, int] | None:
+        """(number, attempt) of the call that runs; None when none does."""
+        return None if self._running is None else (self._running.number, self._attempt)
+
+    @property
+    def follows(self) -> str | None:
+        """The id of the sub-workflow whose end is waited for; None when there is none."""
+        continues = self._calls[0].continues if self._follows else None
+        return None if continues is None else continues.workflow_id
 
     def find(self, mark: str) -> QueuedCall | None:
         """The call of a nonce or an idempotency key (`key_mark`), while it is in the mailbox."""
@@ -240,10 +255,32 @@ class VirtualActor:
                 known = self._log(known, step)
             step.accepted = known
             return
+        if spec.inside is not None:
+            step.accepted = self._accept_inner(spec, step)
+            return
         creating = any(call.spec.creates for call in self._calls)
         if spec.creates and (self._standing.initialized or creating):
             return
         self._check(spec, creating)
+        call = self._number(spec, step)
+        self._calls.append(call)
+        if signal.logged or self._standing.condition is not Condition.SOUND:
+            # Who waits for somebody to resume the actor may wait for longer than any process lives.
+            call = self._log(call, step)
+        step.accepted = call
+
+    def _accept_inner(self, spec: CallSpec, step: ActorStep) -> QueuedCall:
+        """A part of the first call: whoever asks is a task of its sub-workflow, and asks again after a crash."""
+        outer = self._calls[0] if self._calls else None
+        if self._standing.condition is Condition.QUARANTINED:
+            raise self._quarantine_error()
+        if outer is None or outer.number != spec.inside or not self._follows:
+            raise CallOverError(self.actor_id, spec.method, spec.inside or 0)
+        call = self._number(spec, step)
+        self._inner.append(call)
+        return call
+
+    def _number(self, spec: CallSpec, step: ActorStep) -> QueuedCall:
         call = QueuedCall(
             number=self._standing.next_number,
             name=self._names.assign(spec.name or spec.method),
@@ -251,12 +288,8 @@ class VirtualActor:
             accepted_unix_s=step.now_unix_s,
         )
         self._standing = replace(self._standing, next_number=call.number + 1)
-        self._calls.append(call)
         self._mark(call)
-        if signal.logged or self._standing.condition is not Condition.SOUND:
-            # Who waits for somebody to resume the actor may wait for longer than any process lives.
-            call = self._log(call, step)
-        step.accepted = call
+        return call
 
     def _check(self, spec: CallSpec, creating: bool) -> None:
         standing = self._standing
@@ -275,11 +308,12 @@ class VirtualActor:
             self._marks[key_mark(call.spec.key)] = call
 
     def _change(self, call: QueuedCall, changed: QueuedCall) -> None:
-        for place, other in enumerate(self._calls):
-            if other is call:
-                self._calls[place] = changed
-                self._mark(changed)
-                return
+        for calls in (self._calls, self._inner):
+            for place, other in enumerate(calls):
+                if other is call:
+                    calls[place] = changed
+                    self._mark(changed)
+                    return
 
     def _log(self, call: QueuedCall, step: ActorStep, **changes: Any) -> QueuedCall:
         """Write a call's row, changed so."""
@@ -291,7 +325,7 @@ class VirtualActor:
 
     def _withdraw(self, signal: CallWithdrawn, step: ActorStep) -> None:
         for place, call in enumerate(self._calls):
-            if call.number == signal.number and not (place == 0 and self._busy):
+            if call.number == signal.number and not (place == 0 and (self._running is not None or self._follows)):
                 self._finish(call, Outcome(error=CallWithdrawnError(self.actor_id, call.name)), step)
                 return
         raise CallNotWithdrawnError(self.actor_id, f"number {signal.number}")
@@ -301,17 +335,18 @@ class VirtualActor:
     def _attempt_ended(
         self, signal: MethodReturned | MethodContinued | MethodRaised | TimeoutReached, step: ActorStep
     ) -> None:
-        if not (self._busy and self._calls):
+        call = self._running
+        if call is None or self.running != (signal.number, signal.attempt):
             return
-        call = self._calls[0]
-        if call.number != signal.number or signal.attempt != self._attempt or call.continues is not None:
-            return
-        self._busy = False
+        # It may have got a row meanwhile.
+        call = self._marks[call.spec.nonce]
+        self._running = None
         match signal:
             case MethodReturned():
                 self._take_effect(signal.state)
                 self._finish(call, self._value(call, signal.value), step, signal.started_unix_s, signal.ended_unix_s)
             case MethodContinued():
+                assert call.spec.inside is None, "a part of a call goes on within the workflow of that call"
                 self._take_effect(signal.state)
                 self._log(
                     call,
@@ -358,6 +393,8 @@ class VirtualActor:
 
     def _retry_or_fail(self, call: QueuedCall, error: Any, said: str, retryable: bool, step: ActorStep) -> None:
         options, errors = call.spec.options, call.errors + 1
+        # A part of a call is asked for by a task, which has retries of its own.
+        retryable = retryable and call.spec.inside is None
         if retryable and options.retry is not None:
             delay = options.retry.delay_s(errors, f"{self.actor_id}/{call.name}")
             if delay is not None:
@@ -378,6 +415,12 @@ class VirtualActor:
         """A call has failed for good: that is its value, or what its caller gets, or what holds the mailbox."""
         if call.spec.options.catch_exceptions and not call.spec.creates:
             self._finish(call, Outcome(value=Value(error, caught=True)), step)
+            return
+        if call.spec.inside is not None:
+            # It had no effect, and leaves no trace: the task that asked for it fails, and may ask again.
+            self._drop(call)
+            outcome = Outcome(error=error, version=self._standing.version)
+            step.commands.append(AnswerCall(number=call.number, nonce=call.spec.nonce, outcome=outcome))
             return
         self._move(said=said)
         if self.terms.suspends:
@@ -401,11 +444,7 @@ class VirtualActor:
     ) -> None:
         if call.due_unix_s is not None:
             step.records.append(RetryCleared(due_unix_s=call.due_unix_s))
-        self._calls.remove(call)
-        self._rows -= call.logged
-        self._marks.pop(call.spec.nonce, None)
-        if call.spec.key:
-            self._marks.pop(key_mark(call.spec.key), None)
+        self._drop(call)
         ended = ended_unix_s or call.ended_unix_s or step.now_unix_s
         self._move(names=self._names.repeated, last_call=call.name, called_unix_s=step.now_unix_s)
         outcome = replace(outcome, version=self._standing.version)
@@ -423,14 +462,20 @@ class VirtualActor:
             ended_unix_s=ended,
         )
         continued = call.continues is not None
-        step.records.append(
-            CallEnded(call=finished, logged=call.logged, continued=continued, arguments=call.spec.arguments)
-        )
+        arguments = b"" if call.spec.lent else call.spec.arguments
+        step.records.append(CallEnded(call=finished, logged=call.logged, continued=continued, arguments=arguments))
         step.commands.append(AnswerCall(number=call.number, nonce=call.spec.nonce, outcome=outcome))
         if call.spec.creates and not self._standing.initialized:
             # There is no state that the others could run on.
             while self._calls:
                 self._finish(self._calls[0], Outcome(error=self._not_initialized_error()), step)
+
+    def _drop(self, call: QueuedCall) -> None:
+        (self._calls if call.spec.inside is None else self._inner).remove(call)
+        self._rows -= call.logged
+        self._marks.pop(call.spec.nonce, None)
+        if call.spec.key:
+            self._marks.pop(key_mark(call.spec.key), None)
 
     # -- what calls wait for -------------------------------------------------------------------------------------
 
@@ -438,16 +483,32 @@ class VirtualActor:
         call = self._calls[0] if self._calls else None
         if call is None or call.continues is None or call.continues.workflow_id != signal.workflow_id:
             return
-        if not self._busy:
+        if not self._follows:
             # Of an earlier try: it is suspended, and nobody has resumed it.
             return
-        self._busy = False
+        self._follows = False
+        self._drop_inner(CallOverError(self.actor_id, "what is left", call.number), step)
         # The end of the call is the end of what it went on with.
         call = self._timed(call, call.started_unix_s, step.now_unix_s)
         if signal.error is None:
             self._finish(call, self._value(call, signal.value), step)
         else:
             self._fail(call, signal.error, signal.said, step)
+
+    def _drop_inner(self, error: HoldfastError, step: ActorStep) -> None:
+        """The call that these are parts of is over, or held up."""
+        if self._running is not None and self._running.spec.inside is not None:
+            self._stop(step)
+        while self._inner:
+            call = self._inner[0]
+            self._drop(call)
+            outcome = Outcome(error=error, version=self._standing.version)
+            step.commands.append(AnswerCall(number=call.number, nonce=call.spec.nonce, outcome=outcome))
+
+    def _stop(self, step: ActorStep) -> None:
+        if self._running is not None:
+            step.commands.append(StopMethod(number=self._running.number, attempt=self._attempt))
+            self._running = None
 
     def _retry_due(self, step: ActorStep) -> None:
         call = self._calls[0] if self._calls else None
@@ -465,9 +526,9 @@ class VirtualActor:
             return
         error = VirtualActorQuarantinedError(self.actor_id, self.terms.class_name, signal.method, deaths)
         self._move(condition=Condition.QUARANTINED, error=error, said=str(error))
-        if self._busy and self._calls and self._calls[0].continues is None:
-            step.commands.append(StopMethod(number=self._calls[0].number, attempt=self._attempt))
-        self._busy = False
+        self._drop_inner(error, step)
+        self._stop(step)
+        self._follows = False
         for call in list(self._calls):
             outcome = Outcome(error=error, version=self._standing.version)
             step.commands.append(
@@ -475,8 +536,7 @@ class VirtualActor:
             )
             if not call.logged:
                 # Its caller is told that it failed: it must not take effect after all.
-                self._calls.remove(call)
-                self._marks = {mark: other for mark, other in self._marks.items() if other is not call}
+                self._drop(call)
 
     def _resume(self, step: ActorStep) -> None:
         if self._standing.condition is Condition.SOUND:
@@ -496,15 +556,22 @@ class VirtualActor:
         if self._moved:
             step.records.append(StandingChanged(standing=self._standing, state_changed=self._state_moved))
             self._moved = self._state_moved = False
-        if self._busy or not self._calls or self._standing.condition is not Condition.SOUND:
+        if not self._calls or self._standing.condition is not Condition.SOUND:
             return
         call = self._calls[0]
-        if call.due_unix_s is not None:
-            return
-        self._busy = True
-        if call.continues is not None:
+        if call.continues is not None and not self._follows:
+            self._follows = True
             step.commands.append(StartSubWorkflow(sub=call.continues, call=call, resumes=call.failed))
+        if call.continues is not None:
+            if self._inner:
+                self._run(self._inner[0], step)
+        elif call.due_unix_s is None:
+            self._run(call, step)
+
+    def _run(self, call: QueuedCall, step: ActorStep) -> None:
+        if self._running is not None:
             return
+        self._running = call
         self._attempt += 1
         standing = self._standing
         step.commands.append(

@@ -124,6 +124,20 @@ class CallWithdrawnError(VirtualActorError):
         return f"the call {self.call} of virtual actor {self.actor_id!r} was withdrawn before it ran."
 
 
+class CallOverError(VirtualActorError):
+    """A call that was to be a part of another came when that was over, or had not gone on as a workflow."""
+
+    def __init__(self, actor_id: str, method: str, inside: int) -> None:
+        super().__init__(actor_id, method, inside)
+        self.actor_id, self.method, self.inside = actor_id, method, inside
+
+    def __str__(self) -> str:
+        return (
+            f"{self.method} of virtual actor {self.actor_id!r} was to be a part of its call {self.inside}, which is "
+            "over: a step of self.method.step(...) belongs into what that call returned."
+        )
+
+
 class CallOutcomeForgottenError(VirtualActorError):
     """A call took effect so long ago that its outcome is not kept any more."""
 

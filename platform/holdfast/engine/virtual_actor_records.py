@@ -59,6 +59,9 @@ class CallSpec(PlainPickle):
         creates: It is a constructor.
         chain: Ids of the actors that wait for its answer, the outermost first: a call to one of them is a cycle.
         origin: Who asked, for people: "", "reminder NAME" or "event NAME".
+        inside: Number of the call that it is a part of (`self.method.step(...)`): that one has gone on as a workflow,
+            and this one runs before it is over. None for a call of its own.
+        lent: Its arguments are those of a reminder, which goes on using them.
     """
 
     method: str
@@ -70,6 +73,8 @@ class CallSpec(PlainPickle):
     creates: bool = False
     chain: tuple[str, ...] = ()
     origin: str = ""
+    inside: int | None = None
+    lent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

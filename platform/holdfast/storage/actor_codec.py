@@ -108,6 +108,8 @@ def encode_queued(call: QueuedCall) -> bytes:
     header |= {"key": spec.key, "creates": spec.creates, "chain": spec.chain, "origin": spec.origin}
     header |= {"accepted": call.accepted_unix_s, "errors": call.errors, "due": call.due_unix_s, "failed": call.failed}
     header["times"] = [call.started_unix_s, call.ended_unix_s]
+    if spec.lent:
+        header["lent"] = True
     if call.continues is not None:
         request: SubRequest = call.continues.request
         header["continues"] = {
@@ -152,6 +154,7 @@ def decode_queued(number: int, raw: bytes, graph: GraphLogged | None) -> QueuedC
             creates=header["creates"],
             chain=tuple(header["chain"]),
             origin=header["origin"],
+            lent=header.get("lent", False),
         ),
         accepted_unix_s=header["accepted"],
         logged=True,
@@ -217,6 +220,7 @@ def encode_reminder(reminder: Reminder) -> bytes:
     frame = Frame()
     header: dict[str, Any] = {"name": reminder.name, "method": reminder.method, "timing": reminder.timing}
     header |= {"next": reminder.next_due_unix_s, "nonce": reminder.nonce, "created": reminder.created_unix_s}
+    header["held"] = reminder.held_until_unix_s
     header |= {"fired": reminder.fired, "options": options_entry(reminder.options, frame)}
     header["arguments"] = arguments_entry(reminder.arguments, frame)
     return frame.close(header)
@@ -235,4 +239,5 @@ def decode_reminder(raw: bytes) -> Reminder:
         options=read_options(header["options"], pieces),
         created_unix_s=header["created"],
         fired=header["fired"],
+        held_until_unix_s=header["held"],
     )

@@ -27,14 +27,14 @@ def list_reminders(txn: ReadTransaction, seq: int) -> list[Reminder]:
 def save(txn: WriteTransaction, seq: int, reminder: Reminder, *, was: Reminder | None) -> None:
     """Write a reminder, and when it is due; `was` is what is in the store, None for nothing."""
     if was is not None:
-        txn.delete(layout.actor_due(was.next_due_unix_s, seq, was.name))
-    txn.put(layout.actor_due(reminder.next_due_unix_s, seq, reminder.name), b"")
+        txn.delete(layout.actor_due(was.look_unix_s, seq, was.name))
+    txn.put(layout.actor_due(reminder.look_unix_s, seq, reminder.name), b"")
     txn.put(layout.reminder(seq, reminder.name), encode_reminder(reminder))
 
 
 def drop(txn: WriteTransaction, seq: int, reminder: Reminder) -> None:
     """Remove a reminder."""
-    txn.delete(layout.actor_due(reminder.next_due_unix_s, seq, reminder.name))
+    txn.delete(layout.actor_due(reminder.look_unix_s, seq, reminder.name))
     txn.delete(layout.reminder(seq, reminder.name))
 
 

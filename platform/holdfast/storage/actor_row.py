@@ -113,6 +113,7 @@ class Reminder(PlainPickle):
         nonce: Mark of the request that made it.
         created_unix_s: When that was.
         fired: How many calls it has made.
+        held_until_unix_s: Not to be looked at before: its actor would not take the call.
     """
 
     name: str
@@ -124,6 +125,12 @@ class Reminder(PlainPickle):
     options: TaskOptions = field(default_factory=TaskOptions)
     created_unix_s: float = 0.0
     fired: int = 0
+    held_until_unix_s: float = 0.0
+
+    @property
+    def look_unix_s(self) -> float:
+        """When to look at it."""
+        return max(self.next_due_unix_s, self.held_until_unix_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ from holdfast.storage.actor_codec import (
 )
 from holdfast.storage.actor_row import ActorDescription, ActorRow, ActorState, ActorView
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
-from holdfast.storage.leases import let_go
+from holdfast.storage.leases import holder, let_go
 from holdfast.storage.record_codec import UNREADABLE, Blob, Referring, decode_graphs, encode_graph
 from holdfast.storage.workflow_store import count_up
 
@@ -265,10 +265,10 @@ def _forget_old_calls(txn: WriteTransaction, seq: int, last: int, now_unix_s: fl
 
 
 def _free(stored: Any, written: Written) -> None:
-    """What it refers to besides may be used elsewhere: it goes with the actor."""
+    """What it refers to besides may be used elsewhere: it goes with the actor. What is a workflow's goes with that."""
     if isinstance(stored, Referring):
         stored = stored.base
-    if isinstance(stored, Blob):
+    if isinstance(stored, Blob) and stored.key.startswith(written.row.nonce + "/"):
         written.freed.append(stored.key)
 
 
@@ -384,7 +384,7 @@ def list_by_status(
 
 def describe(txn: ReadTransaction, row: ActorRow) -> ActorDescription:
     """An actor as people see it."""
-    standing, lease = row.standing, txn.get(layout.lease(row.seq))
+    standing = row.standing
     state: ActorState | None = standing.state
     return ActorDescription(
         actor_id=row.actor_id,
@@ -398,7 +398,7 @@ def describe(txn: ReadTransaction, row: ActorRow) -> ActorDescription:
         last_call_unix_s=standing.called_unix_s,
         last_error=standing.said,
         deaths=standing.deaths,
-        host="" if lease is None else orjson.loads(lease)["executor"],
+        host=holder(txn, row.seq),
         created_unix_s=row.created_unix_s,
         reminders=sum(1 for _ in txn.scan(layout.reminder(row.seq))),
     )
@@ -458,7 +458,7 @@ def sweep_deleted(txn: WriteTransaction, rows: int) -> Swept:
                 return swept
             if own.startswith(layout.reminder(seq)):
                 reminder = decode_reminder(row)
-                txn.delete(layout.actor_due(reminder.next_due_unix_s, seq, reminder.name))
+                txn.delete(layout.actor_due(reminder.look_unix_s, seq, reminder.name))
             txn.delete(own)
             rows -= 1
         txn.delete(key)

@@ -37,6 +37,12 @@ def current_epoch(txn: ReadTransaction, seq: int) -> int:
     return 0 if raw is None else int(orjson.loads(raw)["epoch"])
 
 
+def holder(txn: ReadTransaction, seq: int) -> str:
+    """Who has the last lease, whether or not it holds anything for it; empty when there was none."""
+    raw = txn.get(layout.lease(seq))
+    return "" if raw is None else str(orjson.loads(raw)["executor"])
+
+
 def check_lease(txn: ReadTransaction, seq: int, epoch: int, workflow_id: str) -> None:
     """Refuse a writer that has been replaced.
 
@@ -51,6 +57,11 @@ def check_lease(txn: ReadTransaction, seq: int, epoch: int, workflow_id: str) ->
 def put_away(txn: WriteTransaction, seq: int, executor: str) -> None:
     """The executor holds this workflow no longer; the epoch stays, so that the next lease is a higher one."""
     txn.delete(layout.active(executor, seq))
+
+
+def hold_again(txn: WriteTransaction, seq: int, executor: str) -> None:
+    """The executor holds this again under the lease that it has: undoes `put_away`."""
+    txn.put(layout.active(executor, seq), b"")
 
 
 def let_go(txn: WriteTransaction, seq: int) -> None:

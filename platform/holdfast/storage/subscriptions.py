@@ -17,6 +17,8 @@ from holdfast.engine.graph import Graph
 from holdfast.engine.records import GraphLogged
 from holdfast.engine.selectors import parse_selector
 from holdfast.storage import layout
+from holdfast.storage.actor_codec import read_spec, spec_entry
+from holdfast.storage.actor_row import ActorSpec
 from holdfast.storage.event_store import StoredEvent, find_source, get_event, last_number, need_source
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
 from holdfast.storage.record_codec import Frame, decode_graphs, encode_graph, open_frame
@@ -30,7 +32,11 @@ class Subscription:
     Attributes:
         name: Its name, which is the user's.
         source, selector: Which events.
-        graph: One node, which takes the event as its only argument.
+        graph: One node, which takes the event as its only argument. For a rule of an actor: `task_id` is the method,
+            and the options are those of each call.
+        actor: The class whose actors are called, in place of workflows being started; `id_template` and
+            `id_function` then make the actor's id. None for a rule that starts workflows.
+        creates: Of a rule of an actor: one that is not there is made, without arguments.
         environment: Hash of the runtime environment in the code store; empty for none.
         id_template: How a workflow's id is made of the event; empty when a function makes it.
         id_function: Hash of that function's code; empty for none.
@@ -45,6 +51,8 @@ class Subscription:
     source: str
     selector: str
     graph: Graph
+    actor: ActorSpec | None = None
+    creates: bool = True
     environment: str = ""
     id_template: str = ""
     id_function: str = ""
@@ -217,6 +225,8 @@ def _save(txn: WriteTransaction, subscription: Subscription) -> None:
         "created": subscription.created_unix_s,
         "counts": [subscription.started, subscription.repeated],
     }
+    if subscription.actor is not None:
+        header |= {"actor": spec_entry(subscription.actor), "creates": subscription.creates}
     txn.put(layout.subscription(subscription.number), frame.close(header))
 
 
@@ -230,6 +240,8 @@ def _decode(number: int, raw: bytes) -> Subscription:
         source=header["source"],
         selector=header["selector"],
         graph=Graph(nodes=graph.nodes, sink=graph.sink),
+        actor=read_spec(header["actor"]) if "actor" in header else None,
+        creates=header.get("creates", True),
         environment=header["environment"],
         id_template=header["id_template"],
         id_function=header["id_function"],

@@ -78,6 +78,7 @@ __all__ = [
     "has_timer",
     "held_by",
     "holders",
+    "is_actors",
     "last_event",
     "leave_queue",
     "let_go",
@@ -237,10 +238,13 @@ def unlist_damaged(txn: WriteTransaction, seq: int) -> None:
 
 
 def owns_blobs(txn: ReadTransaction, nonce: str) -> bool:
-    """Whether a workflow came of the submission whose blobs lie in the folder of this name, and is there."""
+    """Whether a workflow, or a virtual actor, came of the request whose blobs lie in the folder of this name."""
     raw = txn.get(layout.blob_group(nonce))
-    # Empty for a schedule: the row goes with it.
-    return raw is not None and (not raw or txn.get(layout.workflow(layout.unpack(raw))) is not None)
+    if not raw:
+        # Empty for a schedule: the row goes with it.
+        return raw is not None
+    seq = layout.unpack(raw)
+    return txn.get(layout.workflow(seq)) is not None or txn.get(layout.actor(seq)) is not None
 
 
 def count(txn: ReadTransaction, status: WorkflowStatus) -> int:
@@ -251,6 +255,12 @@ def count(txn: ReadTransaction, status: WorkflowStatus) -> int:
 
 def _add_to_count(txn: WriteTransaction, status: WorkflowStatus, change: int) -> None:
     txn.put(layout.counter("status." + status.value), layout.pack(count(txn, status) + change))
+
+
+def is_actors(txn: ReadTransaction, workflow_id: str) -> bool:
+    """Whether an id is that of a virtual actor: no workflow can have it."""
+    raw = txn.get(layout.workflow_id(workflow_id))
+    return raw is not None and txn.get(layout.actor(layout.unpack(raw))) is not None
 
 
 def count_up(txn: WriteTransaction, name: str) -> int:

@@ -1,0 +1,105 @@
+"""When the reminders of virtual actors call, and what they call.
+
+A time becomes one call because the mailbox's row and the next time are written in one transaction. Times are computed
+from the one before, so they are the same in every host; nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+from holdfast.actors.virtual_operations import CancelReminder, ReminderChange, SetReminder
+from holdfast.engine.virtual_actor_errors import ReminderNotFoundError
+from holdfast.engine.virtual_actor_records import CallSpec
+from holdfast.listeners.schedule_triggers import Timing
+from holdfast.storage import actor_reminders
+from holdfast.storage.actor_row import Reminder
+from holdfast.storage.interface import WriteTransaction
+
+HOLD_S = 5.0
+"""A reminder whose call is not taken (the mailbox is full, the actor is quarantined) is tried again so much later."""
+
+
+def change_reminder(
+    txn: WriteTransaction, seq: int, change: ReminderChange, now_unix_s: float, actor_id: str = ""
+) -> float | None:
+    """Set or cancel a reminder.
+
+    Args:
+        txn: The caller's.
+        seq: The actor.
+        change: What to do.
+        now_unix_s: The time; intervals are counted from it.
+        actor_id: The actor's id, where one who cancels is to be told that there is nothing to cancel.
+
+    Returns:
+        When it is due; None when there is nothing due.
+
+    Raises:
+        ReminderNotFoundError: There is none of this name, and `actor_id` is given.
+    """
+    known = actor_reminders.find(txn, seq, change.name)
+    if isinstance(change, CancelReminder):
+        if known is not None:
+            actor_reminders.drop(txn, seq, known)
+        elif actor_id:
+            raise ReminderNotFoundError(actor_id, change.name)
+        return None
+    if known is not None and known.nonce == change.nonce:
+        return known.next_due_unix_s
+    timing = _timing(change, now_unix_s)
+    due = timing.at_unix_s if timing.at_unix_s is not None else timing.next_after(now_unix_s)
+    if due is None:
+        # A cron text that has no time left in any calendar.
+        if known is not None:
+            actor_reminders.drop(txn, seq, known)
+        return None
+    reminder = Reminder(
+        name=change.name,
+        method=change.method,
+        timing=timing.to_json(),
+        next_due_unix_s=due,
+        nonce=change.nonce,
+        arguments=change.arguments,
+        options=change.options,
+        created_unix_s=now_unix_s,
+    )
+    actor_reminders.save(txn, seq, reminder, was=known)
+    return due
+
+
+def _timing(change: SetReminder, now_unix_s: float) -> Timing:
+    if change.after_s is not None:
+        return Timing(at_unix_s=now_unix_s + change.after_s)
+    if change.timing is None:
+        raise ValueError(f"the reminder {change.name!r} has no time")
+    return change.timing.anchored(now_unix_s)
+
+
+def take_due(txn: WriteTransaction, seq: int, reminder: Reminder) -> float | None:
+    """A reminder has made the call of its time: go on to the next one.
+
+    Returns:
+        The next time; None when that was the last, and the reminder is gone.
+    """
+    due = Timing.from_json(reminder.timing).next_after(reminder.next_due_unix_s)
+    if due is None:
+        actor_reminders.drop(txn, seq, reminder)
+        return None
+    moved = replace(reminder, next_due_unix_s=due, fired=reminder.fired + 1, held_until_unix_s=0.0)
+    actor_reminders.save(txn, seq, moved, was=reminder)
+    return due
+
+
+def reminder_call(seq: int, reminder: Reminder) -> CallSpec:
+    """The call of the time that is due: the same, with the same mark, however often it is made."""
+    about = f"reminder {seq} {reminder.name} {reminder.nonce} {reminder.next_due_unix_s!r}"
+    return CallSpec(
+        method=reminder.method,
+        nonce=hashlib.blake2b(about.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(),
+        arguments=reminder.arguments,
+        options=reminder.options,
+        origin=f"reminder {reminder.name}",
+        lent=True,
+    )
