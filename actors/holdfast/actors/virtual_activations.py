@@ -209,6 +209,8 @@ class Activations:
         if held is not None:
             if self.is_mine(held):
                 return held
+            self.show(txn, held)
+            row = held.row
             self.drop(seq)
         elif remembered:
             # It has another lease now, and may have changed.
