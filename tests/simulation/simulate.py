@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
+from tests.simulation.actor_world import ActorWorld, MakeActorWorld
 from tests.simulation.generator import Program, generate
 from tests.simulation.laws import LawBrokenError
 from tests.simulation.town import Town
@@ -22,6 +23,7 @@ from tests.simulation.world import World
 
 SEEDS_IN_A_BUNDLE = 100
 SEEDS_FOR_A_TOWN = 20
+SEEDS_FOR_ACTORS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,16 @@ def run_town_seed(seed: int) -> Broken | None:
     return _broken(seed, Town(random, programs, crashes=random.choice((0, 0, 1, 2, 4))).run)
 
 
+def run_actor_seed(seed: int, make: MakeActorWorld = ActorWorld) -> Broken | None:
+    """One day of a few virtual actors. What it broke, if anything."""
+    return _broken(seed, make(Random(seed)).run)
+
+
 def run_any_seed(seed: int) -> Broken | None:
-    """One schedule: of several workflows for every so many seeds, else of one."""
-    return run_town_seed(seed) if seed % SEEDS_FOR_A_TOWN == SEEDS_FOR_A_TOWN - 1 else run_seed(seed)
+    """One schedule: of several workflows, or of virtual actors, for every so many seeds, else of one workflow."""
+    if seed % SEEDS_FOR_A_TOWN == SEEDS_FOR_A_TOWN - 1:
+        return run_town_seed(seed)
+    return run_actor_seed(seed) if seed % SEEDS_FOR_ACTORS == SEEDS_FOR_ACTORS - 1 else run_seed(seed)
 
 
 def _broken(seed: int, run: Callable[[], None]) -> Broken | None:

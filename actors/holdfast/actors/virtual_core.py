@@ -40,6 +40,7 @@ from holdfast.actors.virtual_operations import (
     OtherHost,
     RecoverActor,
     ResumeActor,
+    SetReminder,
     SweepDeleted,
     WithdrawCall,
 )
@@ -441,10 +442,14 @@ class ActorCore:
         return count
 
     def _change_reminder(self, txn: WriteTransaction, operation: ChangeReminder) -> ActorOutcome:
+        change, now = operation.change, self._actors.now_unix_s
         row = self._actors.find(txn, operation.actor_id)
-        self._actors.note_due(
-            change_reminder(txn, row.seq, operation.change, self._actors.now_unix_s, actor_id=row.actor_id)
-        )
+        if isinstance(change, SetReminder):
+            if find_answer(txn, change.nonce) is not None:
+                # Asked again, when it may have been cancelled meanwhile.
+                return ActorDone(seq=row.seq, fresh=False)
+            save_answer(txn, change.nonce, row.seq, WorkflowStatus.NONE, now)
+        self._actors.note_due(change_reminder(txn, row.seq, change, now, actor_id=row.actor_id))
         return ActorDone(seq=row.seq)
 
     # -- events --------------------------------------------------------------------------------------------------
