@@ -1,8 +1,9 @@
-"""Starts workflows from the events that subscriptions select.
+"""Starts workflows, and calls virtual actors, from the events that subscriptions select.
 
 Lives in the process that reads a source. It finds out under which id each
-event's workflow is to run, asking the user's function for it in a process of
-the user's environment, and has an executor submit it. Events wait as rows: one
+event's workflow is to run, or which actor it calls, asking the user's function
+for it in a process of the user's environment, and has an executor submit it, or
+the actor's host take the call. Events wait as rows: one
 that could not be started now is tried again, and one that never can becomes a
 dead letter. No user code runs here.
 """
@@ -12,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
 
 import orjson
 import ray
@@ -36,6 +37,10 @@ AT_ONCE = 256
 
 _LONGEST_ID_BYTES = 1024
 
+CallActors: TypeAlias = Callable[[Subscription, Sequence[tuple[int, str]]], Awaitable[bool]]
+"""Has the hosts of actors take calls: the rule, and (number of the event, id of the actor) in the order of the events.
+Whether all were taken, as `EventStarter.start_all` says it. A host does it by `virtual_operations.CallFrom`."""
+
 
 class EventStarter:
     """Starts what is to be started, in the order of the events.
@@ -45,10 +50,19 @@ class EventStarter:
         launcher: Knows the processes of the users' environments.
         executors: Names of the executors of the pool.
         sources: What the names of the sources begin with whose events are this process's business.
+        call_actors: How actors are called; without it the events of their rules wait.
     """
 
-    def __init__(self, folder: StorageFolder, launcher: Launcher, executors: Sequence[str], sources: str = "") -> None:
+    def __init__(
+        self,
+        folder: StorageFolder,
+        launcher: Launcher,
+        executors: Sequence[str],
+        sources: str = "",
+        call_actors: CallActors | None = None,
+    ) -> None:
         self._folder, self._launcher, self._executors = folder, launcher, tuple(executors)
+        self._call_actors = call_actors
         self._sources = sources
         self._busy: set[int] = set()
 
@@ -70,7 +84,8 @@ class EventStarter:
 
     def _own(self, txn: ReadTransaction) -> list[int]:
         rules = subscriptions.list_subscriptions(txn)
-        return [rule.number for rule in rules if rule.source.startswith(self._sources)]
+        mine = [rule for rule in rules if rule.source.startswith(self._sources)]
+        return [rule.number for rule in mine if rule.actor is None or self._call_actors is not None]
 
     async def start(self, subscription: int) -> bool:
         """Start what there is for one subscription; as `start_all`. Meanwhile called again, it leaves it to that."""
@@ -95,16 +110,21 @@ class EventStarter:
         except RayError as error:
             log.error("the process that names workflows failed subscription=%s error=%s", rule.name, error)
             return False
-        by_executor: dict[str, list[tuple[int, str]]] = {}
+        named: list[tuple[int, str]] = []
         refused: list[tuple[StoredEvent, str]] = []
         for one, made in zip(waiting, ids, strict=True):
             if isinstance(made, Exception):
                 refused.append((one.event, str(made)))
             else:
-                executor = names.executor_for(made, self._executors)
-                by_executor.setdefault(executor, []).append((one.event.number, made))
+                named.append((one.event.number, made))
         if refused:
             await asyncio.to_thread(self._set_aside, rule, refused)
+        if rule.actor is not None:
+            return self._call_actors is not None and await self._call_actors(rule, named)
+        by_executor: dict[str, list[tuple[int, str]]] = {}
+        for number, workflow_id in named:
+            executor = names.executor_for(workflow_id, self._executors)
+            by_executor.setdefault(executor, []).append((number, workflow_id))
         outcomes = await asyncio.gather(
             *(self._ask(executor, rule.number, events) for executor, events in by_executor.items())
         )

@@ -481,7 +481,7 @@ class ExecutorCore:
     def _start_from(self, txn: WriteTransaction, start: StartFrom) -> Outcome:
         rule = subscriptions.get_subscription(txn, start.subscription)
         event = subscriptions.is_to_start(txn, start.subscription, start.event)
-        if rule is None or event is None:
+        if rule is None or event is None or rule.actor is not None:
             return Accepted(seq=-1, status=WorkflowStatus.NONE, fresh=False)
         known = self._find(txn, start.workflow_id)
         if known is not None:

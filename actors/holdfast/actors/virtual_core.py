@@ -366,7 +366,12 @@ class ActorCore:
 
     def _recover(self, txn: WriteTransaction, recover: RecoverActor) -> ActorOutcome:
         seq = recover.seq
-        row = self._actors.get_or_none(txn, seq)
+        try:
+            row = self._actors.get_or_none(txn, seq)
+        except Refusal as refusal:
+            log.error("a virtual actor is not taken up: %s", refusal.error)
+            leases.put_away(txn, seq, self.name)
+            raise
         if row is None:
             leases.put_away(txn, seq, self.name)
             return ActorDone(seq=seq, fresh=False)
@@ -406,7 +411,12 @@ class ActorCore:
     # -- time ----------------------------------------------------------------------------------------------------
 
     def _fire_due(self, txn: WriteTransaction, seq: int) -> ActorOutcome:
-        row = self._actors.get_or_none(txn, seq)
+        try:
+            row = self._actors.get_or_none(txn, seq)
+        except Refusal as refusal:
+            log.error("what is due for a virtual actor is dropped: %s", refusal.error)
+            actor_reminders.forget_due(txn, seq, self._actors.now_unix_s)
+            raise
         if row is None:
             actor_reminders.forget_due(txn, seq, self._actors.now_unix_s)
             return ActorDone(seq=seq, fresh=False)

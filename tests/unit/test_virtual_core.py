@@ -1,0 +1,573 @@
+"""What a host of virtual actors writes, and when: over a real store, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.operations import Submit
+from holdfast.actors.virtual_core import ActorCore
+from holdfast.actors.virtual_operations import (
+    AcceptCall,
+    ActorBatch,
+    ActorDone,
+    ActorOutcome,
+    CallAccepted,
+    CallFrom,
+    CancelReminder,
+    ChangeReminder,
+    CreateActor,
+    DeleteActor,
+    EndAttempt,
+    EndSubWorkflow,
+    FireDue,
+    OtherHost,
+    RecoverActor,
+    ReminderChange,
+    ResumeActor,
+    SetReminder,
+    SweepDeleted,
+    WithdrawCall,
+)
+from holdfast.engine.errors import StorageCorruptError, WorkflowStillActiveError
+from holdfast.engine.graph import Graph, NodeSpec
+from holdfast.engine.transitions import WorkflowStatus
+from holdfast.engine.virtual_actor import key_mark
+from holdfast.engine.virtual_actor_errors import (
+    HostReplacedError,
+    IdTakenError,
+    MailboxFullError,
+    ReminderNotFoundError,
+    VirtualActorNotFoundError,
+    VirtualActorNotInitializedError,
+    VirtualActorNotResumableError,
+    VirtualActorQuarantinedError,
+)
+from holdfast.engine.virtual_actor_records import CallSpec
+from holdfast.engine.virtual_actor_signals import (
+    MethodContinued,
+    MethodRaised,
+    MethodReturned,
+    RunMethod,
+    StartSubWorkflow,
+    StopMethod,
+    SubWorkflowEnded,
+)
+from holdfast.listeners.schedule_triggers import Timing
+from holdfast.storage import actor_reminders, actor_store, event_store, layout, leases, subscriptions
+from holdfast.storage.actor_row import ActorRow, ActorSpec, ActorState, SubRequest
+from holdfast.storage.event_store import IncomingEvent
+from holdfast.storage.memory import MemoryStore, Operation
+from holdfast.storage.payload import Payload
+from holdfast.storage.settings import save_setting
+from holdfast.storage.subscriptions import Subscription
+
+NOW = 1_800_000_000.0
+GRAPH = Graph(nodes=(NodeSpec(task_id="t"),), sink=0)
+
+
+class House:
+    """Some hosts over one store."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.commits: list[tuple[Operation, ...]] = []
+        self.kv = MemoryStore(on_commit=self.commits.append)
+        self.home = "one"
+        self.now = NOW
+        self.spec = ActorSpec(class_name="m.C", **spec)
+        self.hosts = {name: self.new_host(name) for name in ("one", "two", "apart")}
+
+    def new_host(self, name: str) -> ActorCore:
+        return ActorCore(self.kv, name, self.place)
+
+    def place(self, row: ActorRow) -> str:
+        return "apart" if row.suspected else self.home
+
+    def perform(self, *operations: Any, host: str = "one") -> ActorBatch:
+        return self.hosts[host].perform(operations, self.now)
+
+    def ask(self, operation: Any, host: str = "one") -> ActorOutcome:
+        (outcome,) = self.perform(operation, host=host).outcomes
+        return outcome
+
+    def made(self, actor_id: str = "a") -> House:
+        self.perform(self.create(actor_id))
+        self.end(state="s0")
+        self.commits.clear()
+        return self
+
+    def create(self, actor_id: str = "a", nonce: str = "", **spec: Any) -> CreateActor:
+        call = CallSpec(method="__init__", nonce=nonce or f"{actor_id}-made", creates=True)
+        return CreateActor(actor_id=actor_id, spec=replace(self.spec, **spec), call=call)
+
+    def call(self, nonce: str, actor_id: str = "a", *, logged: bool = True, **about: Any) -> AcceptCall:
+        spec = CallSpec(**{"method": "add", "nonce": nonce, **about})
+        return AcceptCall(actor_id=actor_id, call=spec, logged=logged)
+
+    def ending(self, kind: Any = MethodReturned, host: str = "one", seq: int = 1, **about: Any) -> EndAttempt:
+        held = self.hosts[host].held[seq]
+        assert held.machine.running is not None
+        number, attempt = held.machine.running
+        return EndAttempt(seq=seq, epoch=held.epoch, signal=kind(number=number, attempt=attempt, **about))
+
+    def end(
+        self, state: str = "s1", value: str = "v", host: str = "one", reminders: Iterable[ReminderChange] = ()
+    ) -> ActorBatch:
+        ending = self.ending(host=host, state=json_state(state), value=Payload(value.encode()))
+        return self.perform(replace(ending, reminders=tuple(reminders)), host=host)
+
+    def row(self, actor_id: str = "a") -> ActorRow:
+        with self.kv.read() as txn:
+            row = actor_store.find(txn, actor_id)
+        assert row is not None
+        return row
+
+    def status(self) -> WorkflowStatus:
+        with self.kv.read() as txn:
+            return actor_store.status(txn, self.row().seq)
+
+    def held_by(self, host: str) -> list[int]:
+        with self.kv.read() as txn:
+            return leases.held_by(txn, host)
+
+
+def json_state(text: str) -> ActorState:
+    return ActorState(Payload(text.encode()), json=True)
+
+
+def runs(batch: ActorBatch) -> list[str]:
+    return [command.call.spec.nonce for _, _, command in batch.commands if isinstance(command, RunMethod)]
+
+
+# -- one transaction ---------------------------------------------------------------------------------------------------
+
+
+def test_a_call_whose_caller_waits_is_one_transaction() -> None:
+    house = House().made()
+    assert runs(house.perform(house.call("1", logged=False))) == ["1"]
+    assert house.commits == []
+    house.end()
+    assert len(house.commits) == 1
+
+
+def test_what_arrives_together_is_one_transaction() -> None:
+    house = House().made()
+    house.perform(house.call("1", logged=False))
+    house.perform(house.ending(state=json_state("s"), value=Payload(b"v")), house.call("2"), house.call("3"))
+    assert len(house.commits) == 1
+
+
+def test_a_call_without_a_row_leaves_an_actor_listed_as_resting_and_one_with_a_row_as_working() -> None:
+    house = House().made()
+    house.perform(house.call("1", logged=False))
+    assert (house.status(), house.held_by("one")) == (WorkflowStatus.SUCCESSFUL, [])
+    house.end()
+    house.perform(house.call("2"))
+    assert (house.status(), house.held_by("one")) == (WorkflowStatus.RUNNING, [1])
+    house.end()
+    assert (house.status(), house.held_by("one")) == (WorkflowStatus.SUCCESSFUL, [])
+
+
+def test_a_repeated_call_gets_the_first_answer() -> None:
+    house = House().made()
+    house.perform(house.call("1", key="k"))
+    first = house.end(value="first").commands
+    assert first
+    for again in (house.call("1", logged=False), house.call("1"), house.call("2", key="k")):
+        outcome = house.ask(again)
+        assert isinstance(outcome, CallAccepted)
+        assert outcome.outcome is not None
+        assert outcome.outcome.value is not None
+        assert bytes(outcome.outcome.value.base.inband) == b"first"
+        assert not outcome.fresh
+
+
+def test_readers_get_what_is_committed_wherever_the_actor_is() -> None:
+    house = House().made()
+    house.perform(house.call("1"))
+    for host in ("one", "two"):
+        found = house.hosts[host].read("a")
+        assert found.standing.state == json_state("s0")
+    house.end(state="s1")
+    for host in ("one", "two"):
+        assert house.hosts[host].read("a").standing.state == json_state("s1")
+
+
+def test_a_reader_is_told_why_there_is_nothing_to_read() -> None:
+    house = House()
+    with pytest.raises(VirtualActorNotFoundError):
+        house.hosts["one"].read("a")
+    house.perform(house.create())
+    with pytest.raises(VirtualActorNotInitializedError):
+        house.hosts["one"].read("a")
+    for _ in range(3):
+        house.perform(RecoverActor(seq=1, died_in="add"), host="apart")
+    with pytest.raises(VirtualActorQuarantinedError):
+        house.hosts["two"].read("a")
+
+
+# -- ids and classes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_workflow_is_refused_the_id_of_an_actor_and_the_other_way_round() -> None:
+    house = House().made("taken")
+    executor = ExecutorCore(house.kv, "executor")
+    (refused,) = executor.perform([Submit(workflow_id="taken", graph=GRAPH, nonce="n")], NOW).outcomes
+    assert isinstance(refused, IdTakenError)
+    assert "virtual actor" in str(refused)
+    executor.perform([Submit(workflow_id="w", graph=GRAPH, nonce="m")], NOW)
+    refused = house.ask(house.create("w"))
+    assert isinstance(refused, IdTakenError)
+    assert "that of a workflow" in str(refused)
+    assert isinstance(house.ask(house.call("1", "w")), VirtualActorNotFoundError)
+
+
+def test_an_actor_that_is_there_is_left_alone_but_for_a_newer_class() -> None:
+    house = House(class_version=2, code="old").made()
+    for spec, code in (
+        ({"class_version": 1, "code": "older"}, "old"),
+        ({"class_version": 2, "code": "edited"}, "edited"),
+        ({"class_version": 3, "code": "new"}, "new"),
+    ):
+        outcome = house.ask(house.create(nonce=f"by {code}", **spec))
+        assert isinstance(outcome, CallAccepted)
+        assert (outcome.number, outcome.fresh) == (-1, False)
+        assert house.row().spec.code == code
+    assert house.row().standing.state == json_state("s0")
+
+
+def test_a_repeated_request_for_an_actor_that_was_deleted_makes_no_other() -> None:
+    house = House().made()
+    house.perform(DeleteActor(actor_id="a"))
+    assert isinstance(house.ask(house.create()), VirtualActorNotFoundError)
+    assert isinstance(house.ask(house.create(nonce="another")), CallAccepted)
+
+
+# -- hosts -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_host_that_was_replaced_writes_nothing_and_knows_it() -> None:
+    house = House().made()
+    house.perform(house.call("1"))
+    late = house.ending(state=json_state("late"), value=Payload(b"late"))
+    house.home = "two"
+    house.perform(RecoverActor(seq=1), host="two")
+    batch = house.perform(late)
+    assert batch.lost == [1]
+    assert [isinstance(outcome, ActorDone) and outcome.fresh for outcome in batch.outcomes] == [False]
+    assert house.row().standing.state == json_state("s0")
+    house.end(state="right", host="two")
+    assert house.row().standing.state == json_state("right")
+
+
+def test_a_process_that_no_longer_bears_its_name_writes_nothing() -> None:
+    house = House().made()
+    with house.kv.write() as txn:
+        save_setting(txn, "process.one", [7, 1.0])
+    old = ActorCore(house.kv, "one", house.place, process=[6, 1.0])
+    with pytest.raises(HostReplacedError):
+        old.perform([house.call("1")], NOW)
+
+
+def test_after_a_crash_a_host_finds_what_has_work_and_goes_on_in_order() -> None:
+    house = House().made()
+    for nonce, logged in (("1", True), ("lost", False), ("2", True)):
+        house.perform(house.call(nonce, logged=logged))
+    house.hosts["one"] = house.new_host("one")
+    assert house.held_by("one") == [1]
+    assert runs(house.perform(RecoverActor(seq=1))) == ["1"]
+    assert runs(house.end(state="s1")) == ["2"]
+
+
+def test_an_actor_that_killed_its_host_is_run_apart_until_a_call_takes_effect() -> None:
+    house = House().made()
+    house.perform(house.call("1"))
+    house.hosts["one"] = house.new_host("one")
+    batch = house.perform(RecoverActor(seq=1, died_in="add"))
+    assert batch.outcomes == [OtherHost(host="apart")]
+    assert batch.elsewhere == [("apart", 1)]
+    assert runs(batch) == []
+    assert (house.held_by("one"), house.held_by("apart")) == ([], [1])
+    assert house.ask(house.call("2", logged=False)) == OtherHost(host="apart")
+    assert runs(house.perform(RecoverActor(seq=1), host="apart")) == ["1"]
+    house.end(host="apart")
+    assert not house.row().suspected
+    assert house.ask(house.call("2", logged=False), host="apart") == OtherHost(host="one")
+    assert runs(house.perform(house.call("2", logged=False))) == ["2"]
+
+
+def test_an_actor_that_kills_three_hosts_is_quarantined_until_it_is_resumed() -> None:
+    house = House().made()
+    house.perform(house.call("1"))
+    house.perform(RecoverActor(seq=1, died_in="add"))
+    for _ in range(2):
+        house.hosts["apart"] = house.new_host("apart")
+        batch = house.perform(RecoverActor(seq=1, died_in="add"), host="apart")
+    assert runs(batch) == []
+    assert [command for _, _, command in batch.commands if isinstance(command, StopMethod)] != []
+    assert (house.status(), house.held_by("apart")) == (WorkflowStatus.FAILED, [])
+    refused = house.ask(house.call("2"), host="apart")
+    assert isinstance(refused, VirtualActorQuarantinedError)
+    assert (refused.class_name, refused.method, refused.deaths) == ("m.C", "add", 3)
+    resume = ResumeActor(actor_id="a", nonce="r")
+    assert runs(house.perform(resume, host="apart")) == ["1"]
+    assert house.ask(resume, host="apart") == ActorDone(seq=1, fresh=False)
+    house.end(host="apart")
+    assert isinstance(house.ask(ResumeActor(actor_id="a", nonce="r2")), VirtualActorNotResumableError)
+
+
+def test_memory_that_is_put_away_takes_nothing_with_it() -> None:
+    house = House()
+    for name in ("a", "b", "c"):
+        house.perform(house.create(name))
+        house.perform(house.ending(seq={"a": 1, "b": 2, "c": 3}[name], state=json_state("s"), value=Payload(b"v")))
+        house.now += 1
+    house.perform(house.call("1", "b", logged=False))
+    before = len(house.commits)
+    assert house.hosts["one"].put_away(NOW, most=3) == []
+    assert house.hosts["one"].put_away(NOW, most=2) == [1]
+    assert house.hosts["one"].put_away(house.now + 1, most=0) == [3]
+    assert list(house.hosts["one"].held) == [2], "a call runs there"
+    assert len(house.commits) == before
+    assert runs(house.perform(house.call("2", "c", logged=False))) == ["2"]
+
+
+# -- what methods return -----------------------------------------------------------------------------------------------
+
+
+def test_the_state_and_what_a_call_goes_on_with_are_one_transaction() -> None:
+    house = House().made()
+    house.perform(house.call("1", logged=False))
+    request = SubRequest(graph=GRAPH, user_metadata={"a": 1})
+    batch = house.perform(house.ending(MethodContinued, request=request, state=json_state("seen")))
+    assert len(house.commits) == 1
+    (start,) = [command for _, _, command in batch.commands if isinstance(command, StartSubWorkflow)]
+    assert house.hosts["two"].read("a").standing.state == json_state("seen")
+    house.hosts["one"] = house.new_host("one")
+    (again,) = [command for _, _, command in house.perform(RecoverActor(seq=1)).commands]
+    assert isinstance(again, StartSubWorkflow)
+    assert (
+        (again.sub.workflow_id, again.sub.nonce)
+        == (start.sub.workflow_id, start.sub.nonce)
+        == (
+            "a/add",
+            start.sub.nonce,
+        )
+    )
+    assert again.sub.request == request
+    end = EndSubWorkflow(seq=1, signal=SubWorkflowEnded(workflow_id="a/add", value=Payload(b"v")))
+    house.perform(end, end)
+    assert house.status() is WorkflowStatus.SUCCESSFUL
+    with house.kv.read() as txn:
+        assert list(txn.scan(layout.call_graph(1))) == []
+
+
+# -- reminders ---------------------------------------------------------------------------------------------------------
+
+
+def reminder(**about: Any) -> SetReminder:
+    return SetReminder(**{"name": "r", "method": "tick", "nonce": "set", **about})
+
+
+def test_each_due_time_of_a_reminder_is_one_call_in_one_transaction() -> None:
+    house = House().made()
+    batch = house.perform(ChangeReminder(actor_id="a", change=reminder(timing=Timing.of(every_s=10))))
+    assert batch.earliest_due_unix_s == NOW + 10
+    house.now = NOW + 35
+    house.commits.clear()
+    batch = house.perform(FireDue(seq=1), FireDue(seq=1))
+    assert [outcome.count for outcome in batch.outcomes if isinstance(outcome, ActorDone)] == [3, 0]
+    assert len(house.commits) == 1
+    assert batch.earliest_due_unix_s == NOW + 20
+    with house.kv.read() as txn:
+        (found,) = actor_reminders.list_reminders(txn, 1)
+        calls = actor_store.load_calls(txn, 1)
+    assert (found.fired, found.next_due_unix_s) == (3, NOW + 40)
+    assert [call.spec.origin for call in calls] == ["reminder r"] * 3
+
+
+def test_a_reminder_for_one_time_is_gone_when_it_has_called() -> None:
+    house = House().made()
+    house.perform(ChangeReminder(actor_id="a", change=reminder(after_s=5.0)))
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=0)
+    house.now = NOW + 5
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=1)
+    with house.kv.read() as txn:
+        assert actor_reminders.list_reminders(txn, 1) == []
+        assert actor_reminders.next_due(txn) is None
+
+
+def test_a_reminder_waits_while_its_actor_takes_no_calls() -> None:
+    house = House(mailbox_limit=2).made()
+    house.perform(house.call("1"), ChangeReminder(actor_id="a", change=reminder(timing=Timing.of(every_s=10))))
+    house.now = NOW + 30
+    batch = house.perform(FireDue(seq=1))
+    assert batch.outcomes == [ActorDone(seq=1, count=1)]
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=0), "it is not asked for again at once"
+    house.end()
+    house.now = NOW + 36
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=1)
+    house.end()
+    house.now = NOW + 42
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=1)
+
+
+def test_what_a_method_asks_for_is_done_if_it_takes_effect_and_not_otherwise() -> None:
+    house = House().made()
+    house.perform(house.call("1"), house.call("2"))
+    failing = house.ending(MethodRaised, error=Payload(b"e"))
+    house.perform(replace(failing, reminders=(reminder(after_s=5.0),)))
+    with house.kv.read() as txn:
+        assert actor_reminders.list_reminders(txn, 1) == []
+    house.commits.clear()
+    batch = house.end(reminders=[reminder(after_s=5.0)])
+    assert (len(house.commits), batch.earliest_due_unix_s) == (1, NOW + 5)
+    with house.kv.read() as txn:
+        assert [one.name for one in actor_reminders.list_reminders(txn, 1)] == ["r"]
+
+
+def test_a_reminder_can_be_replaced_and_cancelled_and_its_request_repeated() -> None:
+    house = House().made()
+    first = ChangeReminder(actor_id="a", change=reminder(after_s=5.0))
+    house.perform(first)
+    house.perform(ChangeReminder(actor_id="a", change=reminder(after_s=50.0, nonce="other")))
+    house.perform(first)
+    with house.kv.read() as txn:
+        assert [one.next_due_unix_s for one in actor_reminders.list_reminders(txn, 1)] == [NOW + 50]
+    cancel = ChangeReminder(actor_id="a", change=CancelReminder(name="r"))
+    assert isinstance(house.ask(cancel), ActorDone)
+    assert isinstance(house.ask(cancel), ReminderNotFoundError)
+    assert isinstance(house.ask(first), ActorDone)
+    with house.kv.read() as txn:
+        assert actor_reminders.list_reminders(txn, 1) == []
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+def subscribed(house: House, events: int, **about: Any) -> int:
+    """A rule, and events for it. Returns its number."""
+    rule = Subscription(
+        **{"name": "rule", "source": "kafka/c/t", "selector": "all", "graph": GRAPH, "actor": house.spec, **about}
+    )
+    with house.kv.write() as txn:
+        kept, _ = subscriptions.subscribe(txn, rule, NOW)
+        arrived = [IncomingEvent(key=b"k", value=b"{}", time_unix_s=NOW, dedupe_id=f"{n}") for n in range(events)]
+        event_store.ingest(txn, "kafka/c/t", arrived, moves={"0": (None, events)}, now_unix_s=NOW)
+    house.commits.clear()
+    return kept.number
+
+
+def test_an_event_is_one_call_and_its_row_goes_with_that() -> None:
+    house = House()
+    number = subscribed(house, 2)
+    calls = [CallFrom(subscription=number, event=event, actor_id="a") for event in (1, 2)]
+    batch = house.perform(*calls)
+    assert len(house.commits) == 1
+    assert all(isinstance(outcome, CallAccepted) and outcome.fresh for outcome in batch.outcomes)
+    assert house.ask(calls[0]) == ActorDone(seq=-1, fresh=False)
+    with house.kv.read() as txn:
+        assert subscriptions.to_start(txn, number, limit=9) == []
+        rule = subscriptions.get_subscription(txn, number)
+        queued = [(call.spec.method, call.spec.origin) for call in actor_store.load_calls(txn, 1)]
+    assert rule is not None
+    assert (rule.started, rule.repeated, rule.actor) == (2, 0, house.spec)
+    assert queued == [("__init__", "event rule"), ("t", "event rule"), ("t", "event rule")]
+
+
+def test_an_event_waits_while_the_mailbox_is_full() -> None:
+    house = House(mailbox_limit=2)
+    number = subscribed(house, 2)
+    calls = [CallFrom(subscription=number, event=event, actor_id="a") for event in (1, 2)]
+    assert isinstance(house.perform(*calls).outcomes[1], MailboxFullError)
+    with house.kv.read() as txn:
+        assert [one.event.number for one in subscriptions.to_start(txn, number, limit=9)] == [2]
+    house.end(state="s0")
+    assert isinstance(house.ask(calls[1]), CallAccepted)
+
+
+def test_an_event_for_an_actor_that_is_not_there_waits_if_the_rule_makes_none() -> None:
+    house = House()
+    number = subscribed(house, 1, creates=False)
+    asked = CallFrom(subscription=number, event=1, actor_id="a")
+    assert isinstance(house.ask(asked), VirtualActorNotFoundError)
+    house.home = "two"
+    assert isinstance(house.ask(asked, host="two"), VirtualActorNotFoundError)
+    house.perform(house.create(), host="two")
+    assert house.ask(asked) == OtherHost(host="two")
+    assert isinstance(house.ask(asked, host="two"), CallAccepted)
+
+
+# -- deleting ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_actor_is_deleted_when_it_does_not_work_and_once() -> None:
+    house = House().made()
+    house.perform(house.call("1", logged=False))
+    delete = DeleteActor(actor_id="a", nonce="d")
+    assert isinstance(house.ask(delete), WorkflowStillActiveError)
+    house.end()
+    batch = house.perform(delete)
+    assert (batch.deleted, batch.blob_groups, batch.sweep) == ([1], ["a-made"], False)
+    assert house.ask(delete) == ActorDone(seq=1, fresh=False)
+    assert isinstance(house.ask(DeleteActor(actor_id="a", nonce="e")), VirtualActorNotFoundError)
+    with house.kv.read() as txn:
+        assert list(txn.scan(b"v")) == []
+
+
+def test_a_suspended_actor_can_be_deleted_with_what_it_holds_up() -> None:
+    house = House(suspends=True).made()
+    house.perform(house.call("1"), house.call("2"))
+    house.perform(house.ending(MethodRaised, error=Payload(b"e")))
+    assert house.status() is WorkflowStatus.RESUMABLE
+    assert house.perform(DeleteActor(actor_id="a")).deleted == [1]
+    with house.kv.read() as txn:
+        assert list(txn.scan(b"v")) == []
+
+
+def test_a_long_history_goes_in_several_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.actors.virtual_core.ROWS_AT_ONCE", 20)
+    house = House().made()
+    for number in range(30):
+        house.perform(house.call(f"{number}"))
+        house.end()
+    house.commits.clear()
+    batch = house.perform(DeleteActor(actor_id="a"))
+    rounds = 1
+    while batch.sweep:
+        assert isinstance(house.ask(house.call("x")), VirtualActorNotFoundError)
+        batch = house.perform(SweepDeleted())
+        rounds += 1
+    assert rounds >= 4
+    assert batch.blob_groups == ["a-made"]
+    assert max(len(writes) for writes in house.commits) < 40
+
+
+def test_a_damaged_actor_refuses_what_is_asked_of_it_and_can_be_deleted() -> None:
+    house = House().made()
+    house.hosts["one"].put_away(NOW + 1, most=0)
+    with house.kv.write() as txn:
+        txn.put(layout.actor(1), b"damaged")
+    assert isinstance(house.ask(house.call("1")), StorageCorruptError)
+    with house.kv.write() as txn:
+        txn.put(layout.actor_due(1.0, 1), b"")
+        leases.hold_again(txn, 1, "one")
+    assert isinstance(house.ask(RecoverActor(seq=1)), StorageCorruptError)
+    assert isinstance(house.ask(FireDue(seq=1)), StorageCorruptError)
+    with house.kv.read() as txn:
+        assert actor_reminders.next_due(txn) is None, "nobody is rung for it for ever"
+    assert house.held_by("one") == []
+    assert house.perform(DeleteActor(actor_id="a")).deleted == [1]
+    assert isinstance(house.ask(house.call("1")), VirtualActorNotFoundError)
+
+
+def test_a_call_is_withdrawn_by_the_mark_that_its_caller_knows() -> None:
+    house = House().made()
+    house.perform(house.call("1"), house.call("2", key="k"))
+    assert isinstance(house.ask(WithdrawCall(actor_id="a", mark=key_mark("k"))), ActorDone)
+    house.end()
+    assert house.status() is WorkflowStatus.SUCCESSFUL
