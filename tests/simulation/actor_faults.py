@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from holdfast.actors import virtual_core
+from holdfast.actors import virtual_intake
 from holdfast.actors.virtual_activations import Activations
-from holdfast.actors.virtual_core import ActorCore
+from holdfast.actors.virtual_intake import Intake
 from holdfast.actors.virtual_operations import AcceptCall, ActorBatch, ActorDone, ActorOperation, EndAttempt
 from holdfast.engine.virtual_actor import VirtualActor
 from holdfast.engine.virtual_actor_errors import MailboxFullError, VirtualActorQuarantinedError
@@ -23,7 +23,7 @@ from holdfast.engine.virtual_actor_records import (
     StandingChanged,
 )
 from holdfast.engine.virtual_actor_signals import MethodRaised, MethodReturned
-from holdfast.storage import actor_store, layout, leases, subscriptions
+from holdfast.storage import actor_reminders, actor_store, layout, leases, subscriptions
 from tests.simulation.actor_hosts import Host
 from tests.simulation.actor_plans import dump_state, load_state, value_of
 from tests.simulation.actor_world import ActorWorld, MakeActorWorld
@@ -140,7 +140,7 @@ def _accept_stale_epochs(patch: pytest.MonkeyPatch) -> None:
 
 
 def _know_nothing_again(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ActorCore, "_known_call", lambda core, *given: None)
+    patch.setattr(Intake, "known_call", lambda core, *given: None)
 
 
 def _load_backwards(patch: pytest.MonkeyPatch) -> None:
@@ -160,17 +160,18 @@ def _pass_over_what_failed(patch: pytest.MonkeyPatch) -> None:
 
 
 def _skip_times(patch: pytest.MonkeyPatch) -> None:
-    honest = virtual_core.take_due
+    honest = virtual_intake.take_due
 
     def take_due(txn: Any, seq: int, reminder: Any) -> Any:
-        skipped = reminder.next_due_unix_s + 10.0
-        return honest(txn, seq, replace(reminder, next_due_unix_s=skipped))
+        honest(txn, seq, reminder)
+        following = actor_reminders.find(txn, seq, reminder.name)
+        return None if following is None else honest(txn, seq, following)
 
-    patch.setattr(virtual_core, "take_due", take_due)
+    patch.setattr(virtual_intake, "take_due", take_due)
 
 
 def _drop_refused_events(patch: pytest.MonkeyPatch) -> None:
-    honest = ActorCore._call_from
+    honest = Intake.call_from
 
     def call_from(core: Any, txn: Any, call: Any) -> Any:
         try:
@@ -179,7 +180,7 @@ def _drop_refused_events(patch: pytest.MonkeyPatch) -> None:
             subscriptions.set_aside(txn, call.subscription, call.event)
             return ActorDone(seq=-1)
 
-    patch.setattr(ActorCore, "_call_from", call_from)
+    patch.setattr(Intake, "call_from", call_from)
 
 
 def _forget_at_once(patch: pytest.MonkeyPatch) -> None:

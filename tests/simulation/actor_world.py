@@ -398,10 +398,9 @@ class ActorWorld:
 
     def _set_reminder(self, actor: str) -> None:
         random, nonce = self.random, self._mark()
-        timing = Timing.of(every_s=10) if random.random() < 0.5 else None
-        change = SetReminder(name="r", method="m", nonce=nonce, timing=timing, after_s=7.0)
-        if timing is not None:
-            change = SetReminder(name="r", method="m", nonce=nonce, timing=timing)
+        repeats = random.random() < 0.5
+        timing = Timing.of(every_s=10) if repeats else None
+        change = SetReminder(name="r", method="m", nonce=nonce, timing=timing, after_s=None if repeats else 7.0)
         last = START_UNIX_S + random.uniform(20, 60)
 
         def hear(outcome: ActorOutcome) -> None:

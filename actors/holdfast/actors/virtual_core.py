@@ -13,7 +13,6 @@ Rules of this room, which are those of `executor_core`:
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,13 +21,13 @@ from functools import partial
 from holdfast.actors.names import process_setting
 from holdfast.actors.refusal import Refusal
 from holdfast.actors.virtual_activations import Activations, Held, Place, Readable
+from holdfast.actors.virtual_intake import Intake, accepted
 from holdfast.actors.virtual_operations import (
     AcceptCall,
     ActorBatch,
     ActorDone,
     ActorOperation,
     ActorOutcome,
-    CallAccepted,
     CallFrom,
     ChangeReminder,
     CreateActor,
@@ -40,26 +39,20 @@ from holdfast.actors.virtual_operations import (
     OtherHost,
     RecoverActor,
     ResumeActor,
-    SetReminder,
     SweepDeleted,
     WithdrawCall,
 )
-from holdfast.actors.virtual_reminders import HOLD_S, change_reminder, reminder_call, take_due
+from holdfast.actors.virtual_reminders import change_reminder
 from holdfast.engine.errors import StorageCorruptError, WorkflowStillActiveError
 from holdfast.engine.transitions import WorkflowStatus
-from holdfast.engine.virtual_actor import VirtualActor, key_mark
+from holdfast.engine.virtual_actor import VirtualActor
 from holdfast.engine.virtual_actor_errors import (
     HostReplacedError,
     IdTakenError,
     VirtualActorError,
-    VirtualActorNotFoundError,
 )
 from holdfast.engine.virtual_actor_records import (
-    CallSpec,
     Condition,
-    FinishedCall,
-    Outcome,
-    QueuedCall,
 )
 from holdfast.engine.virtual_actor_signals import (
     ActorSignal,
@@ -68,19 +61,15 @@ from holdfast.engine.virtual_actor_signals import (
     CallWithdrawn,
     HostDied,
     ResumeRequested,
-    RetryDue,
     RunMethod,
     StartSubWorkflow,
 )
-from holdfast.listeners.forms import arguments_of
-from holdfast.storage import actor_reminders, leases, subscriptions
 from holdfast.storage import actor_store as store
-from holdfast.storage.actor_row import ActorRow, ActorSpec
+from holdfast.storage import leases
+from holdfast.storage.actor_row import ActorRow
 from holdfast.storage.answered import find_answer, save_answer
 from holdfast.storage.interface import KeyValueStore, ReadTransaction, WriteTransaction
-from holdfast.storage.payload import Payload
 from holdfast.storage.settings import load_setting
-from holdfast.storage.workflow_store import was_deleted
 
 ROWS_AT_ONCE = 2000
 """Rows of deleted actors that one transaction removes."""
@@ -114,6 +103,7 @@ class ActorCore:
         """Actors that the last `perform` forgot because it raised: who waits for their calls has to ask again."""
         self._kv, self._process = kv, process
         self._actors = Activations(kv, name, place, history)
+        self._intake = Intake(self._actors, kv.url, name)
 
     # -- what the host asks --------------------------------------------------------------------------------------
 
@@ -209,13 +199,13 @@ class ActorCore:
         if self._actors.take(txn, seq) is not held:
             # Whoever has it now is asked by whoever asked us.
             return OtherHost(host=self._actors.place(held.row))
-        known = self._known_call(txn, held, accept.call)
+        known = self._intake.known_call(txn, held, accept.call)
         if known is not None:
             return known
         step = held.machine.apply(Call(spec=accept.call, logged=False), self._actors.now_unix_s)
         assert not step.records, "a call that is not durable is not written"
         self._actors.batch.commands.extend((held.row, held.epoch, command) for command in step.commands)
-        return _accepted(seq, step.accepted)
+        return accepted(seq, step.accepted)
 
     def _write_all(self, operations: Sequence[ActorOperation]) -> None:
         actors = self._actors
@@ -231,15 +221,15 @@ class ActorCore:
     def _perform(self, txn: WriteTransaction, operation: ActorOperation) -> ActorOutcome:
         match operation:
             case AcceptCall():
-                return self._accept(txn, operation)
+                return self._intake.accept(txn, operation)
             case CreateActor():
-                return self._create(txn, operation)
+                return self._intake.create(txn, operation)
             case EndAttempt():
                 return self._end_attempt(txn, operation)
             case EndSubWorkflow():
                 return self._signal(txn, operation.seq, operation.signal)
             case FireDue():
-                return self._fire_due(txn, operation.seq)
+                return self._intake.fire_due(txn, operation.seq)
             case ResumeActor():
                 return self._resume(txn, operation)
             case DeleteActor():
@@ -252,77 +242,13 @@ class ActorCore:
             case KeepCall():
                 return self._signal(txn, operation.seq, CallKept(number=operation.number))
             case ChangeReminder():
-                return self._change_reminder(txn, operation)
+                return self._intake.change_reminder(txn, operation)
             case CallFrom():
-                return self._call_from(txn, operation)
+                return self._intake.call_from(txn, operation)
             case RecoverActor():
                 return self._recover(txn, operation)
 
     # -- calls ---------------------------------------------------------------------------------------------------
-
-    def _accept(self, txn: WriteTransaction, accept: AcceptCall) -> ActorOutcome:
-        held = self._actors.hold(txn, self._actors.find(txn, accept.actor_id))
-        if isinstance(held, OtherHost):
-            return held
-        return self._call(txn, held, accept.call, logged=accept.logged)
-
-    def _call(self, txn: WriteTransaction, held: Held, call: CallSpec, *, logged: bool) -> CallAccepted:
-        known = self._known_call(txn, held, call)
-        if known is not None and (known.outcome is not None or not logged):
-            return known
-        step = held.machine.apply(Call(spec=call, logged=logged), self._actors.now_unix_s)
-        self._actors.write(txn, held, step)
-        return known or _accepted(held.row.seq, step.accepted)
-
-    def _known_call(self, txn: ReadTransaction, held: Held, call: CallSpec) -> CallAccepted | None:
-        """What a call is answered that came before, with the same nonce or the same idempotency key."""
-        seq = held.row.seq
-        for mark in (call.nonce, key_mark(call.key) if call.key else ""):
-            if not mark:
-                continue
-            queued = held.machine.find(mark)
-            if queued is not None:
-                outcome = Outcome(error=held.machine.standing.error) if queued.failed else None
-                return CallAccepted(seq=seq, number=queued.number, name=queued.name, fresh=False, outcome=outcome)
-            number = store.call_of_mark(txn, seq, mark)
-            found = None if number is None else store.get_call(txn, seq, number)
-            if isinstance(found, FinishedCall):
-                return CallAccepted(seq=seq, number=found.number, name=found.name, fresh=False, outcome=found.outcome)
-        return None
-
-    def _create(self, txn: WriteTransaction, create: CreateActor) -> ActorOutcome:
-        row = self._actors.find_or_none(txn, create.actor_id)
-        if row is not None:
-            return self._create_known(txn, create, row)
-        if was_deleted(txn, create.call.nonce):
-            # Ray repeats a call whose host died: what it had made may have been deleted meanwhile.
-            raise VirtualActorNotFoundError(create.actor_id, self._kv.url)
-        row = ActorRow(
-            seq=0,
-            actor_id=create.actor_id,
-            spec=create.spec,
-            nonce=create.call.nonce,
-            created_unix_s=self._actors.now_unix_s,
-        )
-        place = self._actors.place(row)
-        if place != self.name:
-            return OtherHost(host=place)
-        row = store.create(txn, row)
-        held = self._actors.load(txn, row)
-        return self._call(txn, held, create.call, logged=True)
-
-    def _create_known(self, txn: WriteTransaction, create: CreateActor, row: ActorRow) -> ActorOutcome:
-        held = self._actors.hold(txn, row)
-        if isinstance(held, OtherHost):
-            return held
-        if _supersedes(create.spec, held.row.spec):
-            changed = replace(held.row, spec=create.spec)
-            store.save(txn, changed, was=held.row)
-            held.row, held.machine.terms = changed, create.spec.terms
-        if held.row.standing.initialized:
-            known = self._known_call(txn, held, create.call)
-            return known or CallAccepted(seq=row.seq, number=-1, name="", fresh=False)
-        return self._call(txn, held, create.call, logged=True)
 
     def _end_attempt(self, txn: WriteTransaction, end: EndAttempt) -> ActorOutcome:
         held = self._actors.take(txn, end.seq)
@@ -408,93 +334,6 @@ class ActorCore:
             leases.take_lease(txn, row.seq, host)
             self._actors.batch.elsewhere.append((host, row.seq))
 
-    # -- time ----------------------------------------------------------------------------------------------------
-
-    def _fire_due(self, txn: WriteTransaction, seq: int) -> ActorOutcome:
-        try:
-            row = self._actors.get_or_none(txn, seq)
-        except Refusal as refusal:
-            log.error("what is due for a virtual actor is dropped: %s", refusal.error)
-            actor_reminders.forget_due(txn, seq, self._actors.now_unix_s)
-            raise
-        if row is None:
-            actor_reminders.forget_due(txn, seq, self._actors.now_unix_s)
-            return ActorDone(seq=seq, fresh=False)
-        held = self._actors.hold(txn, row)
-        if isinstance(held, OtherHost):
-            return held
-        self._actors.write(txn, held, held.machine.apply(RetryDue(), self._actors.now_unix_s))
-        count = 0
-        for reminder in actor_reminders.list_reminders(txn, seq):
-            if reminder.next_due_unix_s > self._actors.now_unix_s:
-                break
-            if reminder.look_unix_s > self._actors.now_unix_s:
-                continue
-            count += self._remind(txn, held, reminder.name)
-        return ActorDone(seq=seq, count=count)
-
-    def _remind(self, txn: WriteTransaction, held: Held, name: str) -> int:
-        """Make the calls of a reminder that are due, as far as the mailbox takes them: one for each time."""
-        seq, count = held.row.seq, 0
-        while (
-            reminder := actor_reminders.find(txn, seq, name)
-        ) is not None and reminder.next_due_unix_s <= self._actors.now_unix_s:
-            try:
-                self._call(txn, held, reminder_call(seq, reminder), logged=True)
-            except VirtualActorError as error:
-                log.warning("a reminder is held back name=%s actor_id=%s reason=%s", name, held.row.actor_id, error)
-                held_back = replace(reminder, held_until_unix_s=self._actors.now_unix_s + HOLD_S)
-                actor_reminders.save(txn, seq, held_back, was=reminder)
-                self._actors.note_due(held_back.held_until_unix_s)
-                break
-            count += 1
-            self._actors.note_due(take_due(txn, seq, reminder))
-        return count
-
-    def _change_reminder(self, txn: WriteTransaction, operation: ChangeReminder) -> ActorOutcome:
-        change, now = operation.change, self._actors.now_unix_s
-        row = self._actors.find(txn, operation.actor_id)
-        if isinstance(change, SetReminder):
-            if find_answer(txn, change.nonce) is not None:
-                # Asked again, when it may have been cancelled meanwhile.
-                return ActorDone(seq=row.seq, fresh=False)
-            save_answer(txn, change.nonce, row.seq, WorkflowStatus.NONE, now)
-        self._actors.note_due(change_reminder(txn, row.seq, change, now, actor_id=row.actor_id))
-        return ActorDone(seq=row.seq)
-
-    # -- events --------------------------------------------------------------------------------------------------
-
-    def _call_from(self, txn: WriteTransaction, call_from: CallFrom) -> ActorOutcome:
-        rule = subscriptions.get_subscription(txn, call_from.subscription)
-        event = subscriptions.is_to_start(txn, call_from.subscription, call_from.event)
-        if rule is None or event is None or rule.actor is None:
-            return ActorDone(seq=-1, fresh=False)
-        nonce = subscriptions.submission_nonce(rule.number, call_from.event)
-        row = self._actors.find_or_none(txn, call_from.actor_id)
-        if row is None:
-            if not rule.creates:
-                raise VirtualActorNotFoundError(call_from.actor_id, self._kv.url)
-            made_by = hashlib.blake2b(f"{nonce} creates".encode(), digest_size=16).hexdigest()
-            constructor = CallSpec(method="__init__", nonce=made_by, creates=True, origin=f"event {rule.name}")
-            made = self._create(txn, CreateActor(actor_id=call_from.actor_id, spec=rule.actor, call=constructor))
-            if isinstance(made, OtherHost):
-                return made
-            row = self._actors.find(txn, call_from.actor_id)
-        held = self._actors.hold(txn, row)
-        if isinstance(held, OtherHost):
-            return held
-        (node,) = rule.graph.nodes
-        call = CallSpec(
-            method=node.task_id,
-            nonce=nonce,
-            arguments=Payload(arguments_of(event.note, event.key, event.value)),
-            options=node.options,
-            origin=f"event {rule.name}",
-        )
-        accepted = self._call(txn, held, call, logged=True)
-        subscriptions.note_started(txn, rule, call_from.event, repeated=not accepted.fresh)
-        return accepted
-
     # -- deleting ------------------------------------------------------------------------------------------------
 
     def _delete(self, txn: WriteTransaction, delete: DeleteActor) -> ActorOutcome:
@@ -549,17 +388,6 @@ class ActorCore:
                     continue
             kept.append((row if held is None else held.row, epoch, command))
         self._actors.batch.commands = kept
-
-
-def _accepted(seq: int, call: QueuedCall | None) -> CallAccepted:
-    if call is None:
-        return CallAccepted(seq=seq, number=-1, name="", fresh=False)
-    return CallAccepted(seq=seq, number=call.number, name=call.name)
-
-
-def _supersedes(new: ActorSpec, old: ActorSpec) -> bool:
-    """Whether a class takes the place of the one that is stored. An older one does not: it may not know the state."""
-    return new != old and new.class_version >= old.class_version
 
 
 def _refusing(do: Callable[[], ActorOutcome]) -> ActorOutcome:

@@ -42,6 +42,10 @@ class SetReminder(PlainPickle):
     timing: Timing | None = None
     after_s: float | None = None
 
+    def __post_init__(self) -> None:
+        if (self.timing is None) == (self.after_s is None):
+            raise ValueError(f"the reminder {self.name!r} needs one of timing and after_s")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelReminder(PlainPickle):

@@ -72,8 +72,7 @@ def change_reminder(
 def _timing(change: SetReminder, now_unix_s: float) -> Timing:
     if change.after_s is not None:
         return Timing(at_unix_s=now_unix_s + change.after_s)
-    if change.timing is None:
-        raise ValueError(f"the reminder {change.name!r} has no time")
+    assert change.timing is not None
     return change.timing.anchored(now_unix_s)
 
 
