@@ -150,6 +150,16 @@ def test_a_call_whose_caller_waits_writes_nothing_before_it_takes_effect() -> No
     assert actor.ended["1"] == Outcome(value=Value(7), version=2)
 
 
+def test_a_call_that_leaves_the_state_as_it_was_still_counts() -> None:
+    actor = Actor()
+    actor.call("1")
+    number, attempt = actor.running()
+    step = actor.apply(MethodReturned(number=number, attempt=attempt, value="v"))
+    (changed,) = [record for record in step.records if isinstance(record, StandingChanged)]
+    assert not changed.state_changed, "the place of the state must not be given up"
+    assert (actor.standing.state, actor.standing.version) == ("s0", 2)
+
+
 def test_a_crash_forgets_only_calls_that_nobody_was_told_of() -> None:
     actor = Actor()
     for nonce, logged in (("1", False), ("2", True), ("3", False), ("4", True)):

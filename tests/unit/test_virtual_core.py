@@ -416,6 +416,17 @@ def test_a_reminder_waits_while_its_actor_takes_no_calls() -> None:
     assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=1)
 
 
+def test_what_was_missed_for_long_is_made_up_for_in_several_transactions() -> None:
+    house = House().made()
+    house.perform(ChangeReminder(actor_id="a", change=reminder(timing=Timing.of(every_s=1))))
+    house.now = NOW + 250
+    made = []
+    while (outcome := house.ask(FireDue(seq=1))) != ActorDone(seq=1, count=0):
+        assert isinstance(outcome, ActorDone)
+        made.append(outcome.count)
+    assert made == [100, 100, 50]
+
+
 def test_what_a_method_asks_for_is_done_if_it_takes_effect_and_not_otherwise() -> None:
     house = House().made()
     house.perform(house.call("1"), house.call("2"))

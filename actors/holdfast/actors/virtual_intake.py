@@ -38,6 +38,9 @@ from holdfast.storage.interface import ReadTransaction, WriteTransaction
 from holdfast.storage.payload import Payload
 from holdfast.storage.workflow_store import was_deleted
 
+CALLS_AT_ONCE = 100
+"""Calls that one look makes of the times that a reminder has missed."""
+
 log = logging.getLogger("holdfast")
 
 
@@ -147,15 +150,16 @@ class Intake:
 
     def _remind(self, txn: WriteTransaction, held: Held, name: str) -> int:
         """Make the calls of a reminder that are due, as far as the mailbox takes them: one for each time."""
-        seq, count = held.row.seq, 0
-        while (
-            reminder := actor_reminders.find(txn, seq, name)
-        ) is not None and reminder.next_due_unix_s <= self._actors.now_unix_s:
+        seq, now, count = held.row.seq, self._actors.now_unix_s, 0
+        while (reminder := actor_reminders.find(txn, seq, name)) is not None and reminder.next_due_unix_s <= now:
+            if count >= CALLS_AT_ONCE:
+                # Its row is still in the index: the rest comes with the next look.
+                break
             try:
                 self._call(txn, held, reminder_call(seq, reminder), logged=True)
             except VirtualActorError as error:
                 log.warning("a reminder is held back name=%s actor_id=%s reason=%s", name, held.row.actor_id, error)
-                held_back = replace(reminder, held_until_unix_s=self._actors.now_unix_s + HOLD_S)
+                held_back = replace(reminder, held_until_unix_s=now + HOLD_S)
                 actor_reminders.save(txn, seq, held_back, was=reminder)
                 self._actors.note_due(held_back.held_until_unix_s)
                 break
