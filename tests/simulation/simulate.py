@@ -7,6 +7,7 @@ A seed that breaks a law prints one line that runs it again.
 from __future__ import annotations
 
 import argparse
+import logging
 import multiprocessing
 import sys
 import time
@@ -91,6 +92,8 @@ def _broken(seed: int, run: Callable[[], None]) -> Broken | None:
 
 def run_bundle(first: int) -> list[Broken]:
     """The schedules of one bundle of seeds."""
+    # What is held back and tried again is told each time, thousands of times.
+    logging.getLogger("holdfast").setLevel(logging.CRITICAL)
     return [broken for seed in range(first, first + SEEDS_IN_A_BUNDLE) if (broken := run_any_seed(seed)) is not None]
 
 
