@@ -25,11 +25,13 @@ ANSWER_S = 120.0
 
 
 @pytest.fixture(scope="module")
-def small_hosts() -> Iterator[None]:
-    """The hosts of a Ray that is started after this may have little memory."""
+def small_hosts(ray_of_others_is_over: None) -> Iterator[None]:
+    """The hosts of a Ray that is started after this may have little memory; no other module is to get that Ray."""
+    ray.shutdown()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MEMORY_VARIABLE, str(LIMIT_MIB))
         yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
