@@ -86,6 +86,9 @@ class PollLoops:
         self._lanes = itertools.count()
         self._lane = _Lane(next(self._lanes))
         self._entries: set[_Entry] = set()
+        if on_look is not None:
+            # Before anything runs here: the first step may hold Python's lock, and the thread would never come to look.
+            on_look(self)
         threading.Thread(target=self._watch, name="holdfast-poll-watch", daemon=True).start()
 
     async def run(self, key: Key, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
