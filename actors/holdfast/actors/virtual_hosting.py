@@ -1,0 +1,73 @@
+"""What the hosts of a class of virtual actors need: Ray options, a runtime environment.
+
+Classes that need nothing share the ordinary hosts; others have hosts of their
+own, one set to each need. The need is stored as code is, by its hash, and the
+beginning of that hash is the kind that names the hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray.cloudpickle
+
+from holdfast.actors.code import hash_code
+
+# Without type hints.
+_cloudpickle: Any = ray.cloudpickle
+
+# What Holdfast decides itself of a host.
+_REFUSED = frozenset(
+    {
+        "name",
+        "namespace",
+        "lifetime",
+        "get_if_exists",
+        "max_restarts",
+        "max_task_retries",
+        "max_concurrency",
+        "concurrency_groups",
+        "scheduling_strategy",
+        "enable_task_events",
+        "max_pending_calls",
+    }
+)
+_KIND_CHARACTERS = 16
+
+
+def check_ray_options(options: Mapping[str, Any]) -> None:
+    """Refuse Ray options that a host cannot have.
+
+    Raises:
+        ValueError: One that Holdfast decides itself, or that Ray does not know.
+    """
+    for key in options:
+        if key in _REFUSED:
+            raise ValueError(f"Ray option {key!r} cannot be given to a virtual actor: Holdfast decides it")
+    # Ray's own check, without an actor being made.
+    checked: Any = ray.remote(_Empty)
+    checked.options(**options)
+
+
+class _Empty:
+    pass
+
+
+def describe_hosting(ray_options: Mapping[str, Any], runtime_env: Mapping[str, Any] | None, captured: bytes) -> bytes:
+    """What the hosts of a class need, to be stored; empty for nothing special.
+
+    Args:
+        ray_options: Of the class.
+        runtime_env: Of the class.
+        captured: The environment of the job that makes the actor.
+    """
+    if not ray_options and not runtime_env and not captured:
+        return b""
+    environment = sorted((runtime_env or {}).items())
+    return bytes(_cloudpickle.dumps((sorted(ray_options.items()), environment, captured), protocol=5))
+
+
+def kind_of(hosting: bytes) -> str:
+    """The kind of hosts that `describe_hosting` asks for; empty for the ordinary ones."""
+    return hash_code(hosting)[:_KIND_CHARACTERS] if hosting else ""
