@@ -73,3 +73,8 @@ class BlackBox:
     def take_blame(self, key: tuple[int, int]) -> Blame | None:
         """Why this one is guilty of the end of the process before this one; None when it is not. Told once."""
         return self._blamed.pop(key, None)
+
+    def take_all_blame(self) -> list[tuple[int, int]]:
+        """All that are guilty. Told once."""
+        blamed, self._blamed = self._blamed, {}
+        return sorted(blamed)

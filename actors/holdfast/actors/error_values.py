@@ -69,6 +69,13 @@ def load_error(payload: Payload, context: LoadContext | None = None) -> BaseExce
     return first
 
 
+def describe_error(payload: Payload) -> str:
+    """The error that `dump_error` stored, and where it was raised, in words. Loads nothing of the user's."""
+    chain, traceback_text = pickle.loads(payload.inband)
+    _, type_name, message, _ = chain[0]
+    return f"{type_name}: {message}" + (f"\n\n{traceback_text.rstrip()}" if traceback_text else "")
+
+
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)

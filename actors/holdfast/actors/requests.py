@@ -94,8 +94,8 @@ class Answer(PlainPickle):
 class SealedError(Exception):
     """A user's error on its way through an actor: becomes itself where it is unpickled."""
 
-    def __init__(self, payload: Payload) -> None:
-        super().__init__("an error of the user's code")
+    def __init__(self, payload: Payload, said: str = "an error of the user's code") -> None:
+        super().__init__(said)
         self._payload = payload
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -145,6 +145,16 @@ class BlobStore:
                 f"{self.url}/{key}", "no such blob", "It was deleted with its workflow, or by hand."
             ) from None
 
+    def delete(self, key: str) -> bool:
+        """Remove one blob; what was read from it stays valid. Returns whether it was there."""
+        try:
+            self._path(key).unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise files.file_error(error, f"{self.url}/{key}") from error
+        return True
+
     def delete_group(self, group: str) -> bool:
         """Remove a group at once; what was read from it stays valid. Returns whether it was there."""
         doomed = self.root / f"{_DELETED}{secrets.token_hex(8)}"
