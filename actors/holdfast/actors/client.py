@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,11 +83,19 @@ class Platform:
             was heard, or this is another machine. Then ask in the ordinary way, which says what it is; the request
             counts once.
         """
+        return self.start_at(lambda: self.executor_for(request.workflow_id), request)
+
+    def start_at(self, find: Callable[[], Any], request: Any) -> ray.ObjectRef[Any] | None:
+        """As `start`, of whatever an actor of the platform takes by a method `start`.
+
+        Args:
+            find: Finds the actor.
+            request: With a `nonce`.
+        """
         if not self._near or time.monotonic() - self._unheard_s[0] < _UNHEARD_FOR_S:
             return None
         socket = acknowledgement_socket()
-        executor = self.executor_for(request.workflow_id)
-        reference: ray.ObjectRef[Any] = executor.start.remote(request, socket.address)
+        reference: ray.ObjectRef[Any] = find().start.remote(request, socket.address)
         if socket.wait(request.nonce, _ACKNOWLEDGED_S):
             return reference
         done, _ = ray.wait([reference], timeout=0, fetch_local=False)
@@ -114,6 +122,17 @@ class Platform:
             ExecutorNotFoundError: Nobody has answered for long.
             RayActorError: The platform is gone.
         """
+        return self.ask_from(lambda: self.executor_for(workflow_id), workflow_id, method, *args)
+
+    def ask_from(self, first: Callable[[], Any], about: str, method: str, *args: Any) -> Any:
+        """As `ask`, beginning with another actor than the executor of a workflow.
+
+        Args:
+            first: Finds it; a ValueError when it is not there.
+            about: The id that it is about, for the error.
+            method: Of that actor, and of those that it sends on to.
+            *args: For the method.
+        """
 
         def call(executor: Any) -> Any:
             try:
@@ -128,13 +147,13 @@ class Platform:
 
         def find_first() -> Any:
             try:
-                return self.executor_for(workflow_id)
+                return first()
             except ValueError:
                 if not self._is_up():
                     raise
                 return None
 
-        return follow(workflow_id, call, find_first, self.find_executor)
+        return follow(about, call, find_first, self.find_executor)
 
     def _is_up(self) -> bool:
         """Whether this very platform is there, and not another one, or none."""
@@ -146,8 +165,12 @@ class Platform:
 
     async def ask_async(self, workflow_id: str, method: str, *args: Any) -> Any:
         """As `ask`, from an event loop, which goes on meanwhile."""
+        return await self.ask_from_async(lambda: self.executor_for(workflow_id), workflow_id, method, *args)
+
+    async def ask_from_async(self, first: Callable[[], Any], about: str, method: str, *args: Any) -> Any:
+        """As `ask_from`, from an event loop, which goes on meanwhile."""
         try:
-            outcome = await getattr(self.executor_for(workflow_id), method).remote(*args)
+            outcome = await getattr(first(), method).remote(*args)
         except RayTaskError as error:
             if isinstance(error.cause, HoldfastError):
                 raise error.cause from None
@@ -157,7 +180,7 @@ class Platform:
         if outcome is not None and not isinstance(outcome, Elsewhere):
             return outcome
         # Rarely: another executor answers for it, or this one has to be looked for.
-        return await asyncio.to_thread(self.ask, workflow_id, method, *args)
+        return await asyncio.to_thread(self.ask_from, first, about, method, *args)
 
 
 _lock = threading.RLock()

@@ -65,6 +65,7 @@ from holdfast.actors.schedule_messages import (
 from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress
 from holdfast.actors.task_call import Reply
 from holdfast.actors.troubles import Troubles
+from holdfast.actors.virtual_answers import stored_answer
 from holdfast.engine.errors import (
     ExecutorReplacedError,
     StorageCorruptError,
@@ -328,7 +329,10 @@ class Executor:
         while True:
             found = await self._answers.wait(workflow_id, task_id, run=run)
             if isinstance(found, Answer):
-                return found
+                if type(found.error) is not ValueError:
+                    return found
+                of_actor = await stored_answer(self._folder.kv, self._folder.blobs, workflow_id, task_id)
+                return found if of_actor is None else of_actor
             # The other one only says when; the value is read from the store, and not loaded on its way.
             try:
                 other = ray.get_actor(found.executor, namespace=names.NAMESPACE)

@@ -30,11 +30,14 @@ from holdfast.actors.ringing import Ringing
 from holdfast.actors.schedule_messages import ScheduleView
 from holdfast.actors.source_hosts import SourceHosts, SourceReport
 from holdfast.actors.storage_access import StorageAddress
+from holdfast.actors.virtual_hosts import VirtualHosts
+from holdfast.actors.virtual_requests import ActorPlace, CallView
 from holdfast.engine.errors import HoldfastError, StorageError
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.listeners.kafka_settings import KafkaSettings
-from holdfast.storage import schedule_store, subscriptions
+from holdfast.storage import actor_store, schedule_store, subscriptions
 from holdfast.storage import workflow_store as store
+from holdfast.storage.actor_row import ActorDescription, ActorView
 from holdfast.storage.answered import forget_answers
 from holdfast.storage.dead_letters import DeadLetter
 from holdfast.storage.folder import StorageFolder
@@ -177,6 +180,7 @@ class ManagementActor:
         self._sources = SourceHosts(folder.kv, self._address, self._platform_id, config.executors, config.lease_s)
         self._ringing = Ringing(folder.kv, self._executors)
         self._ringing.start()
+        self._virtual = VirtualHosts(folder, self._address, self._platform_id, config.executors, config.lease_s)
         self._opened.set()
         self._keep(self._say_who_i_am())
         for name in self._executors:
@@ -184,6 +188,7 @@ class ManagementActor:
         self._keep(self._watch_dedicated())
         self._keep(self._remove_what_is_over())
         self._keep(self._sources.keep())
+        self._keep(self._virtual.look())
         if known != self._platform_id:
             # Whoever wrote before is gone; what is written from now on is younger than this.
             self._keep(self._collect_garbage(time.time()))
@@ -376,6 +381,7 @@ class ManagementActor:
             "management": {"pid": this_process().pid, "node_id": self._node_id},
             "executors": [entry for entry in found if entry is not None],
             "event_sources": await self._sources.processes(),
+            "virtual_actor_hosts": await self._virtual.processes(),
             "workflows": counts,
             "retention": {
                 "keep_finished_s": retention.keep_s,
@@ -392,6 +398,7 @@ class ManagementActor:
         if self._ringing is not None:
             self._ringing.stop()
         sources = await self._sources.close() if self._folder is not None else []
+        hosts = await self._virtual.close() if self._folder is not None else []
         calls = {name: asyncio.ensure_future(_close(executor)) for name, executor in self._executors.items()}
         if calls:
             await asyncio.wait(calls.values(), timeout=_CLOSING_S)
@@ -403,7 +410,7 @@ class ManagementActor:
             self._lock.release()
         return Closed(
             executors=tuple(self._executors),
-            processes=(*self._processes.values(), *sources, this_process()),
+            processes=(*self._processes.values(), *sources, *hosts, this_process()),
         )
 
     # -- timers --------------------------------------------------------------------------------------------------
@@ -456,6 +463,57 @@ class ManagementActor:
         """Try a dead letter again; then it is none any more."""
         await self._opened.wait()
         await self._sources.replay(number, value)
+
+    async def note_virtual_deadline(self, due_unix_s: float) -> None:
+        """A host has set a time that may be the earliest."""
+        await self._opened.wait()
+        self._virtual.note_deadline(due_unix_s)
+
+    # -- virtual actors ------------------------------------------------------------------------------------------
+
+    async def keep_virtual_hosts(self, hosting: bytes) -> str:
+        """Have the hosts there that a class needs; their kind."""
+        await self._opened.wait()
+        return await self._virtual.keep(hosting)
+
+    async def keep_virtual_hosts_of(self, kind: str) -> None:
+        """Have the hosts of a kind there."""
+        await self._opened.wait()
+        self._virtual.keep_kind(kind)
+
+    async def keep_virtual_host(self, name: str) -> None:
+        """Have a host there."""
+        await self._opened.wait()
+        self._virtual.keep_named(name)
+
+    async def virtual_actor_place(self, actor_id: str) -> ActorPlace | None:
+        """Where an actor is to be found; None when there is none."""
+        return self._virtual.place(actor_id)
+
+    async def virtual_actor(self, actor_id: str) -> ActorDescription | None:
+        """An actor as the store knows it; None when there is none."""
+        return self._virtual.describe(actor_id)
+
+    async def virtual_actor_call(self, actor_id: str, name: str) -> CallView | None:
+        """A writing call of an actor by its name; None when it is not known."""
+        return self._virtual.call(actor_id, name)
+
+    async def list_virtual_actors(self, class_name: str | None, prefix: str, after: str, limit: int) -> list[ActorView]:
+        """A page of actors by id."""
+        with self._kv.read() as txn:
+            return actor_store.list_actors(txn, class_name=class_name, prefix=prefix, after=after, limit=limit)
+
+    async def list_virtual_actors_by_status(
+        self, statuses: Collection[WorkflowStatus], after: int, limit: int
+    ) -> list[tuple[int, str | None, WorkflowStatus]]:
+        """A page of (number, id, status), in the order in which they were made."""
+        with self._kv.read() as txn:
+            return actor_store.list_by_status(txn, statuses, after=after, limit=limit)
+
+    async def code(self, digest: str) -> bytes:
+        """A class's code."""
+        assert self._folder is not None
+        return await asyncio.to_thread(self._folder.code.get, digest)
 
     # -- executors -----------------------------------------------------------------------------------------------
 

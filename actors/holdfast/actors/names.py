@@ -59,3 +59,22 @@ def event_source_host_name(connection: str) -> str:
 def executor_for(workflow_id: str, executors: Sequence[str]) -> str:
     """The executor to ask first about a workflow: stable while the pool is."""
     return executors[zlib.crc32(workflow_id.encode("utf-8", "surrogatepass")) % len(executors)]
+
+
+VIRTUAL_HOSTS = "holdfast-virtual-actors"
+"""What the names of the hosts of virtual actors begin with."""
+
+
+def virtual_host_name(kind: str, number: int) -> str:
+    """Name of a host of virtual actors; `kind` is empty for those that need nothing special."""
+    return f"{VIRTUAL_HOSTS}-{kind or 'default'}-{number}"
+
+
+def suspects_host_name(kind: str) -> str:
+    """Name of the host for virtual actors that ran when a host of that kind died."""
+    return f"{VIRTUAL_HOSTS}-{kind or 'default'}-suspects"
+
+
+def virtual_host_for(actor_id: str, kind: str, count: int) -> str:
+    """The host to ask first about a virtual actor: stable while their number is."""
+    return virtual_host_name(kind, zlib.crc32(actor_id.encode("utf-8", "surrogatepass")) % count)

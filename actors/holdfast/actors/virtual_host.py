@@ -569,7 +569,7 @@ class VirtualActorHost:
             return
         if self._told_unix_s is None or due_unix_s < self._told_unix_s or self._told_unix_s <= time.time():
             self._told_unix_s = due_unix_s
-            ray.get_actor(names.MANAGEMENT, namespace=names.NAMESPACE).note_deadline.remote(due_unix_s)
+            ray.get_actor(names.MANAGEMENT, namespace=names.NAMESPACE).note_virtual_deadline.remote(due_unix_s)
 
     # -- running -------------------------------------------------------------------------------------------------
 
