@@ -35,6 +35,8 @@ WORKFLOW_NAMES = {
     # Schedules
     "schedule", "list_schedules", "describe_schedule", "pause_schedule", "resume_schedule", "trigger_schedule",
     "delete_schedule",
+    # Virtual actors
+    "virtual_actor", "VirtualActor", "VirtualActorHandle", "get_actor", "migrate", "list_actors", "describe",
     # Asynchronous twins and error types, as modules
     "aio", "exceptions",
     "WorkflowError", "WorkflowExecutionError", "WorkflowCancellationError",
@@ -59,6 +61,7 @@ OLD_IMPORTS = {
         "WorkflowStillActiveError",
     ),
     "http_event_provider": ("HTTPListener", "WorkflowEventHandleError"),
+    "virtual_actor_class": ("VirtualActorNotInitializedError",),
     "workflow_context": ("get_current_workflow_id", "get_current_task_id"),
 }
 

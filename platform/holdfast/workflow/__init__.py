@@ -12,6 +12,7 @@ from holdfast.workflow import aio, exceptions
 from holdfast.workflow import common as common
 from holdfast.workflow import event_listener as event_listener
 from holdfast.workflow import http_event_provider as http_event_provider
+from holdfast.workflow import virtual_actor_class as virtual_actor_class
 from holdfast.workflow import workflow_context as workflow_context
 from holdfast.workflow.api import (
     cancel,
@@ -57,6 +58,15 @@ from holdfast.workflow.subscriptions import (
     list_event_subscriptions,
     on_event,
 )
+from holdfast.workflow.virtual_actors import (
+    VirtualActor,
+    VirtualActorHandle,
+    describe,
+    get_actor,
+    list_actors,
+    migrate,
+    virtual_actor,
+)
 
 NONE = WorkflowStatus.NONE
 RUNNING = WorkflowStatus.RUNNING
@@ -79,6 +89,8 @@ __all__ = [
     "EventSource",
     "EventSubscription",
     "Retry",
+    "VirtualActor",
+    "VirtualActorHandle",
     "Workflow",
     "WorkflowCancellationError",
     "WorkflowError",
@@ -93,17 +105,21 @@ __all__ = [
     "delete_dead_letter",
     "delete_event_subscription",
     "delete_schedule",
+    "describe",
     "describe_schedule",
     "event_sources",
     "exceptions",
+    "get_actor",
     "get_metadata",
     "get_output",
     "get_output_async",
     "get_status",
     "init",
+    "list_actors",
     "list_all",
     "list_event_subscriptions",
     "list_schedules",
+    "migrate",
     "on_event",
     "options",
     "pause_schedule",
@@ -123,6 +139,7 @@ __all__ = [
     "step",
     "submit",
     "trigger_schedule",
+    "virtual_actor",
     "wait",
     "wait_for_event",
 ]

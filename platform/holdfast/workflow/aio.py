@@ -6,21 +6,21 @@ threads are our own: those of `asyncio.to_thread` are few, and all of them may
 be taken by code that waits for what is asked here.
 
 Every function of `holdfast.workflow` that asks the platform has its twin here,
-of the same name and arguments. What only builds a graph asks nobody and has none.
+of the same name and arguments. What only builds a graph asks nobody and has none. A
+class of virtual actors has its `get_or_create` here, and a method its own `.aio`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import functools
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from ray.exceptions import RayTaskError
 
-from holdfast.workflow import api, opening, outside_sources, platform, schedules, subscriptions
+from holdfast.workflow import api, opening, outside_sources, platform, schedules, subscriptions, virtual_actors
+from holdfast.workflow.threads import in_thread
+from holdfast.workflow.virtual_actors import VirtualActorHandle
 
 __all__ = [
     "cancel",
@@ -29,13 +29,17 @@ __all__ = [
     "delete_dead_letter",
     "delete_event_subscription",
     "delete_schedule",
+    "describe",
     "describe_schedule",
     "event_sources",
+    "get_actor",
     "get_metadata",
+    "get_or_create",
     "get_output",
     "get_output_async",
     "get_status",
     "init",
+    "list_actors",
     "list_all",
     "list_event_subscriptions",
     "list_schedules",
@@ -60,18 +64,12 @@ __all__ = [
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# Started when they are needed. Each waits for an actor's answer most of its time.
-_threads = ThreadPoolExecutor(32, thread_name_prefix="holdfast-aio")
-
-
 def _twin(function: Callable[_P, _T]) -> Callable[_P, Coroutine[Any, Any, _T]]:
     """The same function, called in a thread of ours and awaited."""
 
     @functools.wraps(function)
     async def twin(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        # With the caller's context, as `asyncio.to_thread`: it tells in which task of a workflow we are.
-        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(_threads, call)
+        return await in_thread(function, *args, **kwargs)
 
     # It is found here when it is pickled by its name.
     twin.__module__ = __name__
@@ -105,6 +103,10 @@ show_dead_letter = _twin(outside_sources.show_dead_letter)
 replay_dead_letter = _twin(outside_sources.replay_dead_letter)
 delete_dead_letter = _twin(outside_sources.delete_dead_letter)
 
+get_actor = _twin(virtual_actors.get_actor)
+list_actors = _twin(virtual_actors.list_actors)
+describe = _twin(virtual_actors.describe)
+
 schedule = _twin(schedules.schedule)
 list_schedules = _twin(schedules.list_schedules)
 describe_schedule = _twin(schedules.describe_schedule)
@@ -133,6 +135,11 @@ async def run(
             **kwargs,
         )
     )
+
+
+async def get_or_create(virtual_class: Any, actor_id: str, /, *args: Any, **kwargs: Any) -> VirtualActorHandle:
+    """As `virtual_class.get_or_create`; the methods of the handle have their twins under `.aio`."""
+    return await in_thread(virtual_class.get_or_create, actor_id, *args, **kwargs)
 
 
 async def resume(workflow_id: str, *, dedicated_executor: bool | None = None) -> Any:

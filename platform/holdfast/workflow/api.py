@@ -25,9 +25,16 @@ from holdfast.actors.requests import Answer, EventRequest, SubmitRequest
 from holdfast.actors.storage_access import portable
 from holdfast.actors.task_runner import settle_arguments
 from holdfast.actors.values import dump, set_cluster_nonce
-from holdfast.engine.errors import HoldfastError, InvalidWorkflowIdError, WorkflowNotFoundError
+from holdfast.actors.virtual_context import request_nonce
+from holdfast.engine.errors import (
+    HoldfastError,
+    InvalidWorkflowIdError,
+    WorkflowNotFoundError,
+    WorkflowNotResumableError,
+)
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.listeners.http import SOURCE
+from holdfast.workflow import actor_administration
 from holdfast.workflow.metadata import task_metadata, workflow_metadata
 from holdfast.workflow.platform import get_platform
 
@@ -160,7 +167,7 @@ def submit(
 
 
 def resume(workflow_id: str, *, dedicated_executor: bool | None = None) -> Any:
-    """Take a workflow up again and return its value.
+    """Take a workflow up again and return its value; of a virtual actor, go on with what suspended or quarantined it.
 
     Args:
         workflow_id: One that FAILED or is RESUMABLE; for one that succeeded the stored value is returned.
@@ -185,7 +192,12 @@ def resume_async(workflow_id: str, *, dedicated_executor: bool | None = None) ->
         As `resume`, but for the errors of the run itself.
     """
     check_workflow_id(workflow_id)
-    _accepted(_asking(workflow_id, "resume", workflow_id, uuid.uuid4().hex, dedicated_executor))
+    outcome = _asking(workflow_id, "resume", workflow_id, uuid.uuid4().hex, dedicated_executor)
+    if isinstance(outcome, WorkflowNotResumableError):
+        resumed = with_platform(lambda platform: actor_administration.resume_actor(platform, workflow_id))
+        if resumed is not None:
+            return resumed
+    _accepted(outcome)
     return _reference(workflow_id)
 
 
@@ -236,7 +248,8 @@ def get_output_async(workflow_id: str, *, task_id: str | None = None, name: str 
         task_id: As for `get_output`.
         name: As for `get_output`.
 
-    Semantics: the errors of `get_output` are raised when the reference is read.
+    Semantics: the errors of `get_output` are raised when the reference is read. Of a virtual actor it is what the
+    writing call of that name came to, or its last one.
     """
     check_workflow_id(workflow_id)
     return with_platform(
@@ -247,7 +260,7 @@ def get_output_async(workflow_id: str, *, task_id: str | None = None, name: str 
 def list_all(
     status_filter: WorkflowStatus | str | Collection[WorkflowStatus | str] | None = None,
 ) -> list[tuple[str, WorkflowStatus]]:
-    """The workflows there are, in order of submission.
+    """The workflows there are, in order of submission; after them the virtual actors, in order of their making.
 
     Args:
         status_filter: A status, its string, or a set of either; None for all.
@@ -277,8 +290,14 @@ def list_all(
             else:
                 found.append((workflow_id, status))
         if len(page) < _PAGE:
-            return found
+            break
         after = page[-1][0]
+    for actor_id, status in with_platform(lambda platform: actor_administration.list_statuses(platform, statuses)):
+        if actor_id is None:
+            log.error("a virtual actor is not listed: its row in %s is damaged", get_platform().config.storage)
+        else:
+            found.append((actor_id, status))
+    return found
 
 
 def get_status(workflow_id: str) -> WorkflowStatus:
@@ -291,7 +310,10 @@ def get_status(workflow_id: str) -> WorkflowStatus:
     check_workflow_id(workflow_id)
     row = fetch(_management().workflow.remote(workflow_id))
     if row is None:
-        raise WorkflowNotFoundError(workflow_id, get_platform().config.storage)
+        actor = with_platform(lambda platform: actor_administration.find_description(platform, workflow_id))
+        if actor is None:
+            raise WorkflowNotFoundError(workflow_id, get_platform().config.storage)
+        return actor.status
     status: WorkflowStatus = row.status
     return status
 
@@ -331,7 +353,7 @@ def cancel(workflow_id: str) -> None:
 
 
 def delete(workflow_id: str) -> None:
-    """Forget a workflow and all that is stored of it.
+    """Forget a workflow, or a virtual actor, and all that is stored of it.
 
     Raises:
         WorkflowNotFoundError: There is no such workflow.
@@ -340,7 +362,12 @@ def delete(workflow_id: str) -> None:
     Semantics: one whose row is damaged is deleted whatever its status was; what ran for it is ended.
     """
     check_workflow_id(workflow_id)
-    _accepted(_asking(workflow_id, "delete", workflow_id, uuid.uuid4().hex))
+    outcome = _asking(workflow_id, "delete", workflow_id, uuid.uuid4().hex)
+    if isinstance(outcome, WorkflowNotFoundError) and with_platform(
+        lambda platform: actor_administration.delete_actor(platform, workflow_id)
+    ):
+        return
+    _accepted(outcome)
 
 
 def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_key: str | None = None) -> bool:
@@ -479,7 +506,8 @@ def submit_request(
     """
     if not is_task(dag):
         build(dag)  # raises, and says why
-    checked_id = uuid.uuid4().hex if workflow_id is None else check_workflow_id(workflow_id)
+    # Asked for by a virtual actor's method that runs again after a crash, it is the same workflow.
+    checked_id = request_nonce("id") if workflow_id is None else check_workflow_id(workflow_id)
     checked_metadata = check_metadata(metadata)
     set_cluster_nonce(get_platform().address.cluster)
     draft = build(dag, args=args, kwargs=kwargs)
@@ -490,7 +518,7 @@ def submit_request(
         )
     return SubmitRequest(
         workflow_id=checked_id,
-        nonce=uuid.uuid4().hex,
+        nonce=request_nonce(f"workflow {checked_id}"),
         graph=settle_arguments(draft.graph, portable),
         code=draft.code,
         objects={key: portable(payload) for key, payload in draft.objects.items()},

@@ -11,6 +11,7 @@ from holdfast.actors.task_options import load_ray_options
 from holdfast.engine.graph import NodeSpec
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.storage.workflow_row import TaskView, WorkflowRow
+from holdfast.workflow.actor_administration import actor_metadata, call_metadata
 
 
 def workflow_metadata(platform: Platform, workflow_id: str) -> dict[str, Any]:
@@ -19,7 +20,9 @@ def workflow_metadata(platform: Platform, workflow_id: str) -> dict[str, Any]:
     Raises:
         ValueError: There is no such workflow.
     """
-    row = _row(platform, workflow_id)
+    row = _find_row(platform, workflow_id)
+    if row is None:
+        return _of_actor(actor_metadata(platform, workflow_id), workflow_id)
     return {
         "status": row.status,
         "user_metadata": dict(row.user_metadata),
@@ -34,7 +37,9 @@ def task_metadata(platform: Platform, workflow_id: str, task_id: str) -> dict[st
     Raises:
         ValueError: There is no such workflow or task.
     """
-    row = _row(platform, workflow_id)
+    row = _find_row(platform, workflow_id)
+    if row is None:
+        return _of_actor(call_metadata(platform, workflow_id, task_id), workflow_id)
     view: TaskView | None = ray.get(platform.management.task.remote(row.seq, task_id))
     if view is None:
         raise ValueError(f"No such task_id {task_id!r} in workflow {workflow_id!r}")
@@ -52,11 +57,15 @@ def task_metadata(platform: Platform, workflow_id: str, task_id: str) -> dict[st
     }
 
 
-def _row(platform: Platform, workflow_id: str) -> WorkflowRow:
+def _find_row(platform: Platform, workflow_id: str) -> WorkflowRow | None:
     row: WorkflowRow | None = fetch(platform.management.workflow.remote(workflow_id))
-    if row is None:
-        raise ValueError(f"No such workflow_id {workflow_id!r}")
     return row
+
+
+def _of_actor(found: dict[str, Any] | None, workflow_id: str) -> dict[str, Any]:
+    if found is None:
+        raise ValueError(f"No such workflow_id {workflow_id!r}")
+    return found
 
 
 def _stats(started: float | None, ended: float | None) -> dict[str, float]:

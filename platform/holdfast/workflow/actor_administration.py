@@ -1,0 +1,107 @@
+"""What `get_status`, `delete` and their kin say and do where an id is a virtual actor's.
+
+Workflows and actors share one name space, and users ask about either by the
+same calls. A workflow is looked for first; what is here is asked only where
+there is none. Nothing here decides anything about an actor.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from typing import Any
+
+import ray
+
+from holdfast.actors import virtual_client as client
+from holdfast.actors.client import Platform, fetch
+from holdfast.actors.virtual_requests import ActorPlace, CallView
+from holdfast.engine.transitions import WorkflowStatus
+from holdfast.storage.actor_row import ActorDescription
+
+_PAGE = 1000
+
+
+def find_place(platform: Platform, actor_id: str) -> ActorPlace | None:
+    """Where an actor is to be found; None when there is none."""
+    place: ActorPlace | None = fetch(platform.management.virtual_actor_place.remote(actor_id))
+    return place
+
+
+def find_description(platform: Platform, actor_id: str) -> ActorDescription | None:
+    """An actor as the store knows it; None when there is none."""
+    found: ActorDescription | None = fetch(platform.management.virtual_actor.remote(actor_id))
+    return found
+
+
+def list_statuses(platform: Platform, statuses: Collection[WorkflowStatus]) -> list[tuple[str | None, WorkflowStatus]]:
+    """(id, status) of actors, in the order in which they were made; no id where a row is damaged."""
+    found: list[tuple[str | None, WorkflowStatus]] = []
+    after = -1
+    while True:
+        page = fetch(platform.management.list_virtual_actors_by_status.remote(statuses, after, _PAGE))
+        found.extend((actor_id, status) for _, actor_id, status in page)
+        if len(page) < _PAGE:
+            return found
+        after = page[-1][0]
+
+
+def delete_actor(platform: Platform, actor_id: str) -> bool:
+    """Forget an actor. Returns whether there is one of this id.
+
+    Raises:
+        WorkflowStillActiveError: It works.
+    """
+    place = find_place(platform, actor_id)
+    if place is not None:
+        client.ask(platform, place, "delete", actor_id, uuid.uuid4().hex)
+    return place is not None
+
+
+def resume_actor(platform: Platform, actor_id: str) -> ray.ObjectRef[Any] | None:
+    """Go on with an actor that is suspended or quarantined; a reference that is there at once. None: there is none.
+
+    Raises:
+        VirtualActorNotResumableError: There is nothing to go on with.
+    """
+    place = find_place(platform, actor_id)
+    if place is None:
+        return None
+    client.ask(platform, place, "resume", actor_id, uuid.uuid4().hex)
+    return ray.put(None)
+
+
+def actor_metadata(platform: Platform, actor_id: str) -> dict[str, Any] | None:
+    """What `get_metadata` says of an actor; None when there is none of this id."""
+    found = find_description(platform, actor_id)
+    if found is None:
+        return None
+    stats = {"start_time": found.created_unix_s}
+    if found.status is WorkflowStatus.SUCCESSFUL and found.last_call_unix_s is not None:
+        stats["end_time"] = found.last_call_unix_s
+    return {"status": found.status, "user_metadata": {}, "stats": stats}
+
+
+def call_metadata(platform: Platform, actor_id: str, name: str) -> dict[str, Any] | None:
+    """What `get_metadata` says of one writing call of an actor; None when there is no such actor.
+
+    Raises:
+        ValueError: There is no such call, or it is not kept any more.
+    """
+    call: CallView | None = fetch(platform.management.virtual_actor_call.remote(actor_id, name))
+    if call is None:
+        if find_place(platform, actor_id) is None:
+            return None
+        raise ValueError(f"No such task_id {name!r} in virtual actor {actor_id!r}: its newest calls are kept")
+    stats = {}
+    if call.started_unix_s:
+        stats["start_time"] = call.started_unix_s
+    if call.ended_unix_s:
+        stats["end_time"] = call.ended_unix_s
+    return {
+        "task_id": call.name,
+        "task_options": {"task_type": "VIRTUAL_ACTOR_METHOD", "method": call.method},
+        "user_metadata": dict(call.metadata),
+        "workflow_refs": [],
+        "stats": stats,
+    }

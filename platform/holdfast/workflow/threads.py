@@ -1,0 +1,26 @@
+"""Threads for calls that wait, made from async code.
+
+They are our own: those of `asyncio.to_thread` are few, and all of them may be
+taken by code that waits for what is asked here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+# Started when they are needed. Each waits for an actor's answer most of its time.
+_threads = ThreadPoolExecutor(32, thread_name_prefix="holdfast-aio")
+
+
+async def in_thread(function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+    """Call a function in one of these threads."""
+    # With the caller's context, as `asyncio.to_thread`: it tells in which task of a workflow we are.
+    call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_threads, call)
