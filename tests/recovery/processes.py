@@ -22,6 +22,7 @@ ROLES = {
     "executor": "ray::Executor",
     "management": "ray::ManagementActor",
     "listener host": "ray::ListenerHost",
+    "virtual actor host": "ray::VirtualActorHost",
 }
 """How Ray titles the processes of each role."""
 

@@ -1,0 +1,220 @@
+"""Virtual actors under SIGKILL: each call takes effect once, in order, and what was acknowledged is not lost."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import ray
+
+from holdfast import workflow
+from holdfast.engine.virtual_actor_errors import VirtualActorQuarantinedError
+from tests.recovery.chaos import seed_or
+from tests.recovery.processes import of_role, replaced, the_one, until
+
+ANSWER_S = 90.0
+SEED = 51260
+HOST = "virtual actor host"
+
+
+@workflow.virtual_actor
+class Ledger:
+    def __init__(self) -> None:
+        self.entries: list[int] = []
+
+    def write(self, number: int) -> int:
+        self.entries.append(number)
+        return len(self.entries)
+
+    def write_when(self, path: str, number: int) -> int:
+        deadline = time.monotonic() + 60
+        while not Path(path).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return self.write(number)
+
+    def end_process_unless(self, path: str) -> str:
+        if not Path(path).exists():
+            os._exit(1)
+        return "mended"
+
+    def hold_the_lock(self, path: str) -> str:
+        if not Path(path).exists():
+            ctypes.PyDLL(None).sleep(600)
+        return "mended"
+
+    @workflow.virtual_actor.readonly
+    def read(self) -> list[int]:
+        return self.entries
+
+
+@workflow.virtual_actor
+class Account:
+    def __init__(self, balance: int) -> None:
+        self.balance = balance
+        self.orders: dict[str, list[int]] = {}
+
+    def transfer(self, to: str, amount: int, caller: str, number: int) -> int:
+        self.balance -= amount
+        self.orders.setdefault(caller, []).append(number)
+        # Accepted, not waited for: two accounts may send to each other at once.
+        workflow.get_actor(to).deposit.run_async(amount)
+        return self.balance
+
+    def deposit(self, amount: int) -> None:
+        self.balance += amount
+
+    @workflow.virtual_actor.readonly
+    def look(self) -> tuple[int, dict[str, list[int]]]:
+        return self.balance, self.orders
+
+
+def made(cls: Any, actor_id: str, *args: Any) -> Any:
+    actor = cls.get_or_create(actor_id, *args)
+    ray.get(actor.ready(), timeout=ANSWER_S)
+    return actor
+
+
+class TestHostDeath:
+    def test_a_caller_gets_the_value_and_the_call_counts_once(self, storage: Path, tmp_path: Path) -> None:
+        ledger, gate = made(Ledger, "one"), tmp_path / "gate"
+
+        @ray.remote(num_cpus=0)
+        def call() -> int:
+            return int(workflow.get_actor("one").write_when.run(str(gate), 7))
+
+        reference = call.remote()
+        until(lambda: workflow.get_status("one") == workflow.RUNNING, "it runs")
+        the_one(HOST).kill()
+        gate.touch()
+        assert ray.get(reference, timeout=ANSWER_S) == 1
+        assert ledger.read.run() == [7]
+
+    def test_what_was_acknowledged_takes_effect_in_order(self, storage: Path, tmp_path: Path) -> None:
+        ledger, gate = made(Ledger, "one"), tmp_path / "gate"
+        references = [ledger.write_when.run_async(str(gate), 0)]
+        references += [ledger.write.run_async(number) for number in range(1, 20)]
+        the_one(HOST).kill()
+        gate.touch()
+        assert ray.get(references, timeout=ANSWER_S) == list(range(1, 21))
+        assert ledger.read.run() == list(range(20))
+
+    def test_a_sub_workflow_goes_on(self, storage: Path, tmp_path: Path) -> None:
+        @workflow.virtual_actor
+        class Sleeper:
+            def sleep(self) -> Any:
+                self.slept = True
+                return workflow.sleep(1.0)
+
+            @workflow.virtual_actor.readonly
+            def has_slept(self) -> bool:
+                return self.slept
+
+        sleeper = made(Sleeper, "one")
+        reference = sleeper.sleep.run_async()
+        until(lambda: ("one/sleep", workflow.RUNNING) in workflow.list_all(), "it sleeps")
+        the_one(HOST).kill()
+        assert ray.get(reference, timeout=ANSWER_S) is None
+        assert sleeper.has_slept.run() is True
+
+    def test_the_management_actor_may_die(self, storage: Path) -> None:
+        ledger = made(Ledger, "one")
+        management, host = the_one("management"), the_one(HOST)
+        management.kill()
+        assert [ledger.write.run(number) for number in range(5)] == [1, 2, 3, 4, 5]
+        replaced("management", [management])
+        until(lambda: workflow.describe("one").state_version == 6, "it answers")
+        assert of_role(HOST) == [host]
+
+
+class TestBadCode:
+    def test_one_that_ends_its_process_is_quarantined_and_others_go_on(self, storage: Path, tmp_path: Path) -> None:
+        bad, good = made(Ledger, "bad"), made(Ledger, "good")
+        mended = tmp_path / "mended"
+        fatal = bad.end_process_unless.run_async(str(mended))
+        later = bad.write.run_async(1)
+        until(lambda: workflow.get_status("bad") == workflow.FAILED, "it is quarantined")
+        assert good.write.run(1) == 1
+        with pytest.raises(VirtualActorQuarantinedError, match=r"'bad'.*Ledger\.end_process_unless.*resume\('bad'\)"):
+            bad.write.run(2)
+        with pytest.raises(VirtualActorQuarantinedError):
+            ray.get(fatal, timeout=ANSWER_S)
+        with pytest.raises(VirtualActorQuarantinedError):
+            ray.get(later, timeout=ANSWER_S)
+        mended.touch()
+        workflow.resume("bad")
+        assert workflow.get_output("bad", task_id="end_process_unless") == "mended"
+        until(lambda: bad.read.run() == [1], "what waited is done")
+        assert bad.write.run(2) == 2
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(240)
+    def test_one_that_holds_the_interpreters_lock_is_quarantined(self, storage: Path, tmp_path: Path) -> None:
+        bad, good = made(Ledger, "bad"), made(Ledger, "good")
+        bad.hold_the_lock.run_async(str(tmp_path / "mended"))
+        until(lambda: workflow.get_status("bad") == workflow.FAILED, "it is quarantined", within_s=200)
+        assert good.write.run(1) == 1
+
+
+class TestTransfers:
+    """Money goes to and fro among accounts; whatever is killed, none is made and none is lost."""
+
+    def transfer(self, *, accounts: int, transfers: int, kills: int, seed: int) -> None:
+        print(f"seed {seed}")
+        random = Random(seed)
+        names = [f"account-{number}" for number in range(accounts)]
+        handles = {name: made(Account, name, 100) for name in names}
+        callers = 4
+        each = transfers // callers
+
+        @ray.remote(num_cpus=0)
+        def send(caller: str, of: int) -> int:
+            choose = Random(of)
+            sent = 0
+            for number in range(each):
+                source, to = choose.sample(names, 2)
+                method = workflow.get_actor(source).transfer
+                # Both ways of calling, in one order.
+                if choose.random() < 0.5:
+                    method.run(to, choose.randrange(10), caller, number)
+                else:
+                    method.run_async(to, choose.randrange(10), caller, number)
+                sent += 1
+            return sent
+
+        running = [send.remote(f"caller-{number}", seed + number) for number in range(callers)]
+        killed = 0
+        while killed < kills:
+            done, _ = ray.wait(running, num_returns=callers, timeout=random.uniform(0.2, 1.5))
+            if len(done) == callers:
+                break
+            victims = of_role(random.choice([HOST, HOST, HOST, "management"]))
+            if victims:
+                killed += random.choice(victims).kill()
+        assert ray.get(running, timeout=600) == [each] * callers
+        until(lambda: not workflow.list_all({workflow.RUNNING}), "all mailboxes are empty", within_s=ANSWER_S)
+        found = {name: handle.look.run() for name, handle in handles.items()}
+        assert sum(balance for balance, _ in found.values()) == 100 * accounts
+        for _, orders in found.values():
+            for numbers in orders.values():
+                # Each once, and those of one caller in its order.
+                assert numbers == sorted(set(numbers))
+        took = sum(len(numbers) for _, orders in found.values() for numbers in orders.values())
+        assert took == each * callers
+        assert dict(workflow.list_all()) == dict.fromkeys(names, workflow.SUCCESSFUL)
+        print(f"{took} transfers, {killed} kills")
+        assert killed >= min(kills, 3)
+
+    @pytest.mark.timeout(240)
+    def test_the_sum_and_each_callers_order_hold(self, storage: Path) -> None:
+        self.transfer(accounts=10, transfers=240, kills=6, seed=seed_or(SEED))
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(1500)
+    def test_the_sum_and_each_callers_order_hold_for_ten_thousand(self, storage: Path) -> None:
+        self.transfer(accounts=100, transfers=10_000, kills=50, seed=seed_or(SEED + 1))
