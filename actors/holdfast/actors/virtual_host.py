@@ -88,6 +88,7 @@ FROZEN_S = 20.0
 
 _LOOK_EVERY_S = 1.0
 _KEEP_AFTER_S = 0.2
+_NO_TIME_S = 0.003
 _IDLE_S = 30.0
 _MOST_HELD = 10_000
 _TRY_AGAIN_S = 1.0
@@ -128,6 +129,7 @@ class VirtualActorHost:
         self._attempts: dict[tuple[int, int, int], tuple[Attempt, list[asyncio.TimerHandle]]] = {}
         self._told_unix_s: float | None = None
         self._wanted: set[str] = set()
+        self._early: dict[tuple[int, int], Answer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._recover_all()
         self._look()
@@ -179,14 +181,35 @@ class VirtualActorHost:
             request: The call.
             acknowledge_to: Address of an `AcknowledgementSocket` on this machine.
         """
-        outcome = await self._accept(request, logged=True)
-        accepted = isinstance(outcome, CallAccepted)
-        self._acknowledger.say(acknowledge_to, request.nonce, accepted)
-        if not isinstance(outcome, CallAccepted):
+        outcome = await self._accept(request, logged=False)
+        durable = isinstance(outcome, CallAccepted) and await self._make_durable(outcome, request.nonce)
+        self._acknowledger.say(acknowledge_to, request.nonce, durable)
+        if not isinstance(outcome, CallAccepted) or not durable:
             # Whoever hears that it is refused asks in the ordinary way. Repeated by Ray, it was accepted long ago.
             return await self.result(request)
         found = await self._answer_of(outcome, request)
         return await self.result(request) if found is None else _delivered(found)
+
+    async def _make_durable(self, accepted: CallAccepted, nonce: str) -> bool:
+        """Have a call that was accepted written, or done: what is over in no time is one transaction in all."""
+        if accepted.outcome is not None or accepted.number < 0:
+            return True
+        held = self._core.held.get(accepted.seq)
+        if held is not None and held.machine.length == 1:
+            answer = await self._answers.wait_a_while(accepted.seq, accepted.number, _NO_TIME_S)
+            if answer is not None:
+                self._early[accepted.seq, accepted.number] = answer
+                return True
+        return await self._keep_call(accepted.seq, accepted.number, nonce)
+
+    async def _keep_call(self, seq: int, number: int, nonce: str) -> bool:
+        """Give a call a row. Returns whether it has one, or is over."""
+        kept = await self._operate(KeepCall(seq=seq, number=number))
+        if not isinstance(kept, ActorDone):
+            return False
+        with self._kv.read() as txn:
+            # One that was forgotten meanwhile, with its host's lease, is not there to be kept.
+            return actor_store.call_of_mark(txn, seq, nonce) is not None
 
     async def result(self, request: CallRequest) -> Any:
         """The value of a call that was accepted: what Ray hands to whoever reads the reference."""
@@ -324,6 +347,9 @@ class VirtualActorHost:
             return self._answers.answer(accepted.outcome, group, _called(request))
         if accepted.number < 0:
             return self._answers.plain(None, "")
+        early = self._early.pop((accepted.seq, accepted.number), None)
+        if early is not None:
+            return early
         held = self._core.held.get(accepted.seq)
         if held is not None and held.committed.condition is Condition.QUARANTINED:
             # It is in the mailbox, and would be waited for until somebody resumes the actor.
@@ -583,7 +609,7 @@ class VirtualActorHost:
             host=self._name,
             chain=(*spec.chain, row.actor_id),
             mark=f"{spec.nonce}-{call.errors}",
-            keep=None if call.logged or spec.inside is not None else lambda: self._keep_call(seq, call.number),
+            keep=None if call.logged or spec.inside is not None else lambda: self._keep_before_asking(seq, call.number, spec.nonce),
         )
         work = Work(
             seq=seq,
@@ -618,15 +644,11 @@ class VirtualActorHost:
         )
         return attempt.ended
 
-    def _keep_call(self, seq: int, number: int) -> None:
-        """Make a call durable; from the thread of its method."""
-
-        async def keep() -> None:
-            outcome = await self._operate(KeepCall(seq=seq, number=number))
-            if isinstance(outcome, Exception):
-                raise outcome
-
-        asyncio.run_coroutine_threadsafe(keep(), self._loop).result()
+    def _keep_before_asking(self, seq: int, number: int, nonce: str) -> None:
+        """Make a call durable, in the thread of its method, before that asks others for something."""
+        kept = asyncio.run_coroutine_threadsafe(self._keep_call(seq, number, nonce), self._loop).result()
+        if not kept:
+            raise RuntimeError("this attempt of the call is over: it has been begun again elsewhere")
 
     def _take(self, key: tuple[int, int, int]) -> Attempt | None:
         found = self._attempts.pop(key, None)
