@@ -37,6 +37,7 @@ WORKFLOW_NAMES = {
     "delete_schedule",
     # Virtual actors
     "virtual_actor", "VirtualActor", "VirtualActorHandle", "get_actor", "migrate", "list_actors", "describe",
+    "remind", "list_reminders", "cancel_reminder",
     # Asynchronous twins and error types, as modules
     "aio", "exceptions",
     "WorkflowError", "WorkflowExecutionError", "WorkflowCancellationError",

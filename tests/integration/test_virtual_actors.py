@@ -13,12 +13,13 @@ import pytest
 import ray
 
 from holdfast import workflow
-from holdfast.engine.errors import ResultNotStoredError, TaskTimeoutError, VirtualActorStateError
+from holdfast.engine.errors import ResultNotStoredError, TaskTimeoutError
 from holdfast.engine.virtual_actor_errors import (
     IdTakenError,
     MailboxFullError,
     VirtualActorCycleError,
     VirtualActorNotFoundError,
+    VirtualActorStateError,
 )
 from holdfast.workflow.virtual_actor_class import VirtualActorNotInitializedError
 

@@ -37,7 +37,7 @@ from holdfast.engine.transitions import WorkflowStatus
 from holdfast.listeners.kafka_settings import KafkaSettings
 from holdfast.storage import actor_store, schedule_store, subscriptions
 from holdfast.storage import workflow_store as store
-from holdfast.storage.actor_row import ActorDescription, ActorView
+from holdfast.storage.actor_row import ActorDescription, ActorView, Reminder
 from holdfast.storage.answered import forget_answers
 from holdfast.storage.dead_letters import DeadLetter
 from holdfast.storage.folder import StorageFolder
@@ -497,6 +497,10 @@ class ManagementActor:
     async def virtual_actor_call(self, actor_id: str, name: str) -> CallView | None:
         """A writing call of an actor by its name; None when it is not known."""
         return self._virtual.call(actor_id, name)
+
+    async def virtual_actor_reminders(self, actor_id: str) -> list[Reminder] | None:
+        """The reminders of an actor; None when there is no such actor."""
+        return self._virtual.reminders(actor_id)
 
     async def list_virtual_actors(self, class_name: str | None, prefix: str, after: str, limit: int) -> list[ActorView]:
         """A page of actors by id."""

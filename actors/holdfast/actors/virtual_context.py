@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from holdfast.actors.task_context import TaskContext, running
+from holdfast.actors.virtual_operations import ReminderChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class CallContext:
         chain: Ids of the actors that wait for this call, the first one first, with this actor at the end.
         mark: The same when the call is run again after a crash, and for no other; empty of a read.
         requests: How many requests of a kind the method has made.
+        reminders: What the method has asked for: done when it takes effect.
         keep: Makes the call durable. A method that asks others for something is run again after a crash, whoever
             called it: what it has asked for must not stay without the rest.
     """
@@ -35,6 +37,7 @@ class CallContext:
     chain: tuple[str, ...]
     mark: str = ""
     requests: dict[str, int] = field(default_factory=dict)
+    reminders: list[ReminderChange] = field(default_factory=list)
     keep: Callable[[], None] | None = None
 
 

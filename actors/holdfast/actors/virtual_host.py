@@ -14,6 +14,8 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -40,6 +42,7 @@ from holdfast.actors.virtual_operations import (
     ActorOperation,
     ActorOutcome,
     CallAccepted,
+    ChangeReminder,
     CreateActor,
     DeleteActor,
     EndAttempt,
@@ -48,7 +51,9 @@ from holdfast.actors.virtual_operations import (
     KeepCall,
     OtherHost,
     RecoverActor,
+    ReminderChange,
     ResumeActor,
+    SetReminder,
     SweepDeleted,
 )
 from holdfast.actors.virtual_requests import CONSTRUCTOR, CallRequest
@@ -307,6 +312,16 @@ class VirtualActorHost:
     async def delete(self, actor_id: str, nonce: str) -> ActorDone | Elsewhere | Exception:
         """Forget an actor that does not work."""
         return self._for_client(await self._operate(DeleteActor(actor_id=actor_id, nonce=nonce)))
+
+    async def change_reminder(self, actor_id: str, change: ReminderChange) -> ActorDone | Elsewhere | Exception:
+        """Set or cancel a reminder."""
+        if isinstance(change, SetReminder) and isinstance(change.arguments, Payload):
+            with self._kv.read() as txn:
+                row = actor_store.find(txn, actor_id)
+            if row is not None and change.arguments.nbytes > INLINE_BYTES:
+                key = await asyncio.to_thread(self._folder.blobs.write, row.nonce, change.arguments)
+                change = replace(change, arguments=Blob(key, change.arguments.nbytes))
+        return self._for_client(await self._operate(ChangeReminder(actor_id=actor_id, change=change)))
 
     # -- asked by the management actor ---------------------------------------------------------------------------
 
@@ -609,7 +624,9 @@ class VirtualActorHost:
             host=self._name,
             chain=(*spec.chain, row.actor_id),
             mark=f"{spec.nonce}-{call.errors}",
-            keep=None if call.logged or spec.inside is not None else lambda: self._keep_before_asking(seq, call.number, spec.nonce),
+            keep=None
+            if call.logged or spec.inside is not None
+            else partial(self._keep_before_asking, seq, call.number, spec.nonce),
         )
         work = Work(
             seq=seq,
@@ -676,7 +693,8 @@ class VirtualActorHost:
                 signal = MethodContinued(request=SubRequest(graph=ended.graph), state=ended.state, **about)
             case Raised():
                 signal = MethodRaised(error=ended.error, said=ended.said, retryable=ended.retryable, **about)
-        self._arrive(EndAttempt(seq=seq, epoch=epoch, signal=signal))
+        reminders = () if isinstance(ended, Raised) else ended.reminders
+        self._arrive(EndAttempt(seq=seq, epoch=epoch, signal=signal, reminders=reminders))
 
     def _time_out(self, key: tuple[int, int, int], epoch: int, started_unix_s: float) -> None:
         attempt = self._take(key)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import pickle
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray.exceptions import ActorDiedError, RayError
@@ -25,7 +25,7 @@ from holdfast.engine.errors import HoldfastError
 from holdfast.engine.virtual_actor_records import QueuedCall
 from holdfast.storage import actor_reminders, actor_store, leases
 from holdfast.storage import workflow_store as store
-from holdfast.storage.actor_row import ActorDescription, ActorRow
+from holdfast.storage.actor_row import ActorDescription, ActorRow, Reminder
 from holdfast.storage.folder import StorageFolder
 
 log = logging.getLogger("holdfast")
@@ -224,6 +224,13 @@ class VirtualHosts:
         with self._kv.read() as txn:
             row = actor_store.find(txn, actor_id)
             return None if row is None else actor_store.describe(txn, row)
+
+    def reminders(self, actor_id: str) -> list[Reminder] | None:
+        """The reminders of an actor, by when they are due, without arguments; None when there is no such actor."""
+        with self._kv.read() as txn:
+            row = actor_store.find(txn, actor_id)
+            found = None if row is None else actor_reminders.list_reminders(txn, row.seq)
+        return None if found is None else [replace(one, arguments=b"") for one in found]
 
     def call(self, actor_id: str, name: str) -> CallView | None:
         """A writing call by its name; None when it is not known."""

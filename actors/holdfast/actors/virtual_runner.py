@@ -16,7 +16,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from holdfast.actors.carried_modules import import_here, prepare_imports
@@ -31,6 +31,7 @@ from holdfast.actors.values import dump
 from holdfast.actors.virtual_carried_steps import carry_step
 from holdfast.actors.virtual_class import ActorDefinition, definition_of
 from holdfast.actors.virtual_context import CallContext, running_call
+from holdfast.actors.virtual_operations import ReminderChange, SetReminder
 from holdfast.actors.virtual_requests import CONSTRUCTOR
 from holdfast.actors.virtual_state import encode_state, load_instance, state_of
 from holdfast.engine.graph import Graph
@@ -86,6 +87,7 @@ class Returned:
     state: ActorState | Unchanged
     started_unix_s: float
     ended_unix_s: float
+    reminders: tuple[ReminderChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ class Continued:
     state: ActorState | Unchanged
     started_unix_s: float
     ended_unix_s: float
+    reminders: tuple[ReminderChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,14 +313,15 @@ class Runner:
         elif work.method != CONSTRUCTOR:
             value = self._store_value(work, result)
         state = self._store_state(work, definition, instance)
+        reminders = tuple(self._store_reminder(work, change) for change in work.context.reminders)
         with self._lock:
             self._warm[work.seq] = _Warm(work.state_version + 1, instance, time.monotonic())
             self._warm.move_to_end(work.seq)
             if len(self._warm) > _KEPT_ACTORS:
                 self._warm.popitem(last=False)
         if graph is not None:
-            return Continued(graph=graph, state=state, started_unix_s=started, ended_unix_s=ended)
-        return Returned(value=value, state=state, started_unix_s=started, ended_unix_s=ended)
+            return Continued(graph=graph, state=state, reminders=reminders, started_unix_s=started, ended_unix_s=ended)
+        return Returned(value=value, state=state, reminders=reminders, started_unix_s=started, ended_unix_s=ended)
 
     def _read_only(self, work: Work, _: Any, result: Any, started: float) -> Ended:
         if is_task(result) or is_actor_node(result):
@@ -362,6 +366,11 @@ class Runner:
             return UNCHANGED
         self._storage.store_objects(objects, work.group)
         return ActorState(self._storage.store_value(payload, work.group, durable=True), json, version)
+
+    def _store_reminder(self, work: Work, change: ReminderChange) -> ReminderChange:
+        if not isinstance(change, SetReminder) or not isinstance(change.arguments, Payload):
+            return change
+        return replace(change, arguments=self._storage.store_value(change.arguments, work.group, durable=True))
 
     def _store_graph(self, work: Work, node: Any) -> Graph:
         draft = build(node)

@@ -16,7 +16,8 @@ import orjson
 from holdfast.actors.load_context import LoadContext, load
 from holdfast.actors.values import dump
 from holdfast.actors.virtual_class import ActorDefinition, has_own_state
-from holdfast.engine.errors import HoldfastError, VirtualActorStateError
+from holdfast.engine.errors import HoldfastError
+from holdfast.engine.virtual_actor_errors import VirtualActorStateError
 from holdfast.storage.payload import Payload
 
 # Looking at each value is slow in Python: what is larger is not for people to read.

@@ -102,6 +102,21 @@ class VirtualActorNotResumableError(VirtualActorError, ValueError):
         return f"virtual actor {self.actor_id!r} is not resumable: {self.reason}."
 
 
+class VirtualActorStateError(VirtualActorError):
+    """The stored state of a virtual actor cannot be loaded. It is stored as it was; nothing has changed."""
+
+    def __init__(self, actor_id: str, class_name: str, version: int, reason: str, fix: str) -> None:
+        super().__init__(actor_id, class_name, version, reason, fix)
+        self.actor_id, self.class_name, self.version = actor_id, class_name, version
+        self.reason, self.fix = reason, fix
+
+    def __str__(self) -> str:
+        return (
+            f"the state of virtual actor {self.actor_id!r}, of class {self.class_name!r} in version {self.version}, "
+            f"cannot be loaded: {self.reason}. {self.fix} Nothing is lost: the state is stored as it was."
+        )
+
+
 class CallNotWithdrawnError(VirtualActorError):
     """A call runs, or has ended: it cannot be taken out of the mailbox any more."""
 

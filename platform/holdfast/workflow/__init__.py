@@ -42,6 +42,7 @@ from holdfast.workflow.outside_sources import (
     show_dead_letter,
 )
 from holdfast.workflow.platform import platform_status, shutdown
+from holdfast.workflow.reminders import cancel_reminder, list_reminders, remind
 from holdfast.workflow.schedules import (
     delete_schedule,
     describe_schedule,
@@ -98,6 +99,7 @@ __all__ = [
     "WorkflowStatus",
     "aio",
     "cancel",
+    "cancel_reminder",
     "continuation",
     "create",
     "dead_letters",
@@ -118,12 +120,14 @@ __all__ = [
     "list_actors",
     "list_all",
     "list_event_subscriptions",
+    "list_reminders",
     "list_schedules",
     "migrate",
     "on_event",
     "options",
     "pause_schedule",
     "platform_status",
+    "remind",
     "replay_dead_letter",
     "resume",
     "resume_all",
