@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 
+from benchmarks import actor_calls
 from holdfast import workflow
 from holdfast.listeners import HTTPListener
 
@@ -214,6 +215,29 @@ WORKLOADS: Mapping[str, Workload] = {
         plain_ray=event_plain_ray,
         tasks_per_workflow={f"event-{at}": {"holdfast.listeners.http.HTTPListener": 1} for at in range(EVENTS)},
         asked_speed=1 / 3,
+    ),
+    "actor-sequential": Workload(
+        what=f"one virtual actor, {actor_calls.SEQUENTIAL} calls one after the other, against an actor of Ray's",
+        holdfast=actor_calls.sequential_holdfast,
+        plain_ray=actor_calls.sequential_plain_ray,
+        tasks_per_workflow={"sequential": {"add": actor_calls.SEQUENTIAL + 1}},
+        asked_speed=0.3,
+    ),
+    "actor-at-once": Workload(
+        what=f"{actor_calls.AT_ONCE} calls over {actor_calls.ACTORS} virtual actors at once, likewise",
+        holdfast=actor_calls.at_once_holdfast,
+        plain_ray=actor_calls.at_once_plain_ray,
+        tasks_per_workflow={
+            f"at-once-{at}": {"add": actor_calls.AT_ONCE // actor_calls.ACTORS + 1} for at in range(actor_calls.ACTORS)
+        },
+        asked_speed=0.3,
+    ),
+    "actor-reads": Workload(
+        what=f"{actor_calls.READS} read-only calls of a virtual actor, likewise",
+        holdfast=actor_calls.reads_holdfast,
+        plain_ray=actor_calls.reads_plain_ray,
+        tasks_per_workflow={"read": {"add": 1}},
+        asked_speed=0.7,
     ),
 }
 

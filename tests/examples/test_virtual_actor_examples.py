@@ -1,0 +1,40 @@
+"""The examples of virtual actors do what they say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def run(example: str, folder: Path) -> str:
+    ran = subprocess.run(
+        [sys.executable, str(PROJECT / "examples" / example)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_the_cart_is_paid_for_once(tmp_path: Path) -> None:
+    assert run("shopping_cart.py", tmp_path).splitlines() == [
+        "added apple total 3",
+        "added tea total 15",
+        "refused: we sell no lamp",
+        "the total is 15",
+        "apple, tea on the way to ann (ann paid 15)",
+        "left in the cart: 0",
+        "SUCCESSFUL after 4 calls, the last one check_out",
+    ]
+
+
+def test_no_money_is_made_or_lost_while_hosts_are_killed(tmp_path: Path) -> None:
+    said = run("accounts.py", tmp_path)
+    assert re.fullmatch(r"200 transfers(, \d+ refused)?\nthe sum is 1000\n", said), said
