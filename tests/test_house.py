@@ -46,7 +46,7 @@ WORKFLOW_NAMES = {
 }  # fmt: skip
 
 # These ask the platform nothing: they build a graph, decorate, or stand in a task.
-WITHOUT_TWIN = {"continuation", "create", "sleep", "step", "wait", "wait_for_event"}
+WITHOUT_TWIN = {"continuation", "create", "migrate", "sleep", "step", "wait", "wait_for_event"}
 
 # Where people who come from ray.workflow import from today.
 OLD_IMPORTS = {

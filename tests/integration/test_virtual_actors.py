@@ -179,7 +179,7 @@ class TestKeeping:
 
     def test_the_twins_for_async_code(self, wid: str) -> None:
         async def use() -> list[Any]:
-            counter = await workflow.aio.get_or_create(Counter, wid, 1)
+            counter = await Counter.aio.get_or_create(wid, 1)
             first = await counter.add.aio.run(1)
             second = await (await counter.add.aio.run_async(1))
             found = await workflow.aio.get_actor(wid)

@@ -7,7 +7,7 @@ be taken by code that waits for what is asked here.
 
 Every function of `holdfast.workflow` that asks the platform has its twin here,
 of the same name and arguments. What only builds a graph asks nobody and has none. A
-class of virtual actors has its `get_or_create` here, and a method its own `.aio`.
+class of virtual actors, and each method of a handle, has its own `.aio`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,21 @@ from typing import Any, ParamSpec, TypeVar
 
 from ray.exceptions import RayTaskError
 
-from holdfast.workflow import api, opening, outside_sources, platform, schedules, subscriptions, virtual_actors
+from holdfast.workflow import (
+    api,
+    opening,
+    outside_sources,
+    platform,
+    reminders,
+    schedules,
+    subscriptions,
+    virtual_actors,
+)
 from holdfast.workflow.threads import in_thread
-from holdfast.workflow.virtual_actors import VirtualActorHandle
 
 __all__ = [
     "cancel",
+    "cancel_reminder",
     "dead_letters",
     "delete",
     "delete_dead_letter",
@@ -34,7 +43,6 @@ __all__ = [
     "event_sources",
     "get_actor",
     "get_metadata",
-    "get_or_create",
     "get_output",
     "get_output_async",
     "get_status",
@@ -42,10 +50,12 @@ __all__ = [
     "list_actors",
     "list_all",
     "list_event_subscriptions",
+    "list_reminders",
     "list_schedules",
     "on_event",
     "pause_schedule",
     "platform_status",
+    "remind",
     "replay_dead_letter",
     "resume",
     "resume_all",
@@ -63,6 +73,7 @@ __all__ = [
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
 
 def _twin(function: Callable[_P, _T]) -> Callable[_P, Coroutine[Any, Any, _T]]:
     """The same function, called in a thread of ours and awaited."""
@@ -107,6 +118,10 @@ get_actor = _twin(virtual_actors.get_actor)
 list_actors = _twin(virtual_actors.list_actors)
 describe = _twin(virtual_actors.describe)
 
+remind = _twin(reminders.remind)
+cancel_reminder = _twin(reminders.cancel_reminder)
+list_reminders = _twin(reminders.list_reminders)
+
 schedule = _twin(schedules.schedule)
 list_schedules = _twin(schedules.list_schedules)
 describe_schedule = _twin(schedules.describe_schedule)
@@ -135,11 +150,6 @@ async def run(
             **kwargs,
         )
     )
-
-
-async def get_or_create(virtual_class: Any, actor_id: str, /, *args: Any, **kwargs: Any) -> VirtualActorHandle:
-    """As `virtual_class.get_or_create`; the methods of the handle have their twins under `.aio`."""
-    return await in_thread(virtual_class.get_or_create, actor_id, *args, **kwargs)
 
 
 async def resume(workflow_id: str, *, dedicated_executor: bool | None = None) -> Any:

@@ -289,6 +289,11 @@ class VirtualActorClass:
         with_platform(lambda platform: client.accept(platform, place, request))
         return VirtualActorHandle(place, self.definition)
 
+    @property
+    def aio(self) -> AwaitedClass:
+        """The same for async code: `await Cart.aio.get_or_create("cart-7")`."""
+        return AwaitedClass(self)
+
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: an actor has an id."""
         raise TypeError(
@@ -309,6 +314,17 @@ class VirtualActorClass:
 
     def __repr__(self) -> str:
         return f"<virtual actor class {default_task_id(self._cls)!r}>"
+
+
+class AwaitedClass:
+    """A class of virtual actors, for async code. Nothing here blocks the event loop."""
+
+    def __init__(self, virtual_class: VirtualActorClass) -> None:
+        self._class = virtual_class
+
+    async def get_or_create(self, actor_id: str, /, *args: Any, **kwargs: Any) -> VirtualActorHandle:
+        """As `get_or_create` of the class; the methods of the handle have their twins under `.aio`."""
+        return await in_thread(self._class.get_or_create, actor_id, *args, **kwargs)
 
 
 class _Decorator:
