@@ -476,6 +476,9 @@ class ActorWorld:
                 waiting = subscriptions.to_start(txn, kept.number, limit=10)
             if not waiting:
                 return
+            if random.random() < 0.05:
+                # It may be held up, when nobody else calls any more.
+                self._resume_all()
             target = self.hosts[random.choice(HOSTS[:2])]
             for one in waiting:
                 asked = CallFrom(subscription=kept.number, event=one.event.number, actor_id=actor)
@@ -531,6 +534,9 @@ class ActorWorld:
             for seq in died:
                 new.arrive(RecoverActor(seq=seq, died_in="m"))
             new.recover()
+            # What died may not have told the others what it had given them: they look now and then.
+            for other in self.hosts.values():
+                self.clock.after(self.random.uniform(0, 3), other.recover)
 
         self.clock.after(self.random.uniform(0, 5), come_back)
 

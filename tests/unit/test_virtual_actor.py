@@ -350,8 +350,19 @@ def test_the_call_that_holds_a_mailbox_can_be_withdrawn() -> None:
     actor.call("2")
     actor.fail()
     actor.apply(CallWithdrawn(number=1))
-    assert isinstance(actor.ended["1"].error, CallWithdrawnError)
+    assert actor.ended["1"].error == "e", "it has run, and failed"
     assert runs(actor.apply(ResumeRequested())) == ["2"]
+
+
+def test_a_call_that_has_taken_effect_is_withdrawn_only_when_its_workflow_has_failed() -> None:
+    actor = Actor(suspends=True)
+    actor.call("1")
+    actor.go_on()
+    with pytest.raises(CallNotWithdrawnError):
+        actor.apply(CallWithdrawn(number=1))
+    actor.apply(SubWorkflowEnded(workflow_id="a/add", error="boom", said="boom"))
+    actor.apply(CallWithdrawn(number=1))
+    assert actor.ended["1"].error == "boom"
 
 
 def test_a_call_that_waits_can_be_withdrawn_and_one_that_runs_cannot() -> None:

@@ -324,11 +324,18 @@ class VirtualActor:
         return changed
 
     def _withdraw(self, signal: CallWithdrawn, step: ActorStep) -> None:
-        for place, call in enumerate(self._calls):
-            if call.number == signal.number and not (place == 0 and (self._running is not None or self._follows)):
-                self._finish(call, Outcome(error=CallWithdrawnError(self.actor_id, call.name)), step)
-                return
-        raise CallNotWithdrawnError(self.actor_id, f"number {signal.number}")
+        call = next((call for call in self._calls if call.number == signal.number), None)
+        if call is None or self._goes_on(call):
+            raise CallNotWithdrawnError(self.actor_id, f"number {signal.number}")
+        # One that holds the mailbox has run, and ends as it had failed.
+        error = self._standing.error if call.failed else CallWithdrawnError(self.actor_id, call.name)
+        self._finish(call, Outcome(error=error), step)
+
+    def _goes_on(self, call: QueuedCall) -> bool:
+        """Whether a call runs, or has taken effect and waits for its sub-workflow."""
+        if call is not self._calls[0]:
+            return False
+        return self._running is not None or self._follows or (call.continues is not None and not call.failed)
 
     # -- attempts ------------------------------------------------------------------------------------------------
 
