@@ -29,7 +29,6 @@ from holdfast.engine.virtual_actor_signals import (
     StopMethod,
     TimeoutReached,
 )
-from holdfast.storage import leases
 from holdfast.storage.actor_row import ActorRow
 from tests.simulation.actor_plans import ERROR, dump_state, load_state, sub_request, value_of
 from tests.simulation.disk import CrashError
@@ -109,11 +108,8 @@ class Host:
         """Take up what has work, as a host does that has just started."""
         if self.dead:
             return
-        with self.world.disk.read() as txn:
-            mine = leases.held_by(txn, self.name)
-        for seq in mine:
-            if seq not in self.core.held:
-                self.arrive(RecoverActor(seq=seq))
+        for seq in self.core.not_taken_up():
+            self.arrive(RecoverActor(seq=seq))
 
     # -- commands ------------------------------------------------------------------------------------------------
 

@@ -388,6 +388,7 @@ class ActorWorld:
                 # The task tries again.
                 plan.raises = 0
                 parts.insert(0, mark)
+                self._resume_all()
                 self.clock.after(5.0, lambda: self._run_sub(sub, row, number, parts))
                 return
             self._run_sub(sub, row, number, parts)

@@ -300,6 +300,20 @@ def test_an_actor_that_killed_its_host_is_run_apart_until_a_call_takes_effect() 
     assert runs(house.perform(house.call("2", logged=False))) == ["2"]
 
 
+def test_an_actor_that_comes_back_to_a_host_that_remembers_it_is_found() -> None:
+    house = House().made()
+    assert house.hosts["one"].not_taken_up() == []
+    house.home = "two"
+    house.perform(house.call("1"), host="two")
+    house.home = "one"
+    # It gives it back, and the message is lost.
+    assert house.perform(RecoverActor(seq=1), host="two").elsewhere == [("one", 1)]
+    assert list(house.hosts["one"].held) == [1]
+    assert house.hosts["one"].not_taken_up() == [1]
+    assert runs(house.perform(RecoverActor(seq=1))) == ["1"]
+    assert house.hosts["one"].not_taken_up() == []
+
+
 def test_an_actor_that_kills_three_hosts_is_quarantined_until_it_is_resumed() -> None:
     house = House().made()
     house.perform(house.call("1"))

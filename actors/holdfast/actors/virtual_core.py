@@ -119,7 +119,7 @@ class ActorCore:
 
         Raises:
             StorageError: The commit failed; nothing was done, and the actors it touched (`dropped`) are not held any
-                more. Those that have work are among `leases.held_by`.
+                more. Those that have work are among `not_taken_up`.
             HostReplacedError: Another process bears this host's name; nothing was done.
             Exception: A defect; nothing was done, and `working_on` says where it showed.
         """
@@ -167,6 +167,16 @@ class ActorCore:
             Numbers of those that left memory.
         """
         return self._actors.put_away(before_unix_s, most)
+
+    def not_taken_up(self) -> list[int]:
+        """Numbers of the actors that are this host's, have work, and are not driven here: `RecoverActor` takes them up.
+
+        Semantics: also one that is in memory under a lease that is gone: it was another host's meanwhile, which gave it
+        back. Whoever looks for what is not in memory would never find it, should the message about it be lost.
+        """
+        with self._kv.read() as txn:
+            mine = leases.held_by(txn, self.name)
+            return [seq for seq in mine if not self.is_current(seq, leases.current_epoch(txn, seq))]
 
     @property
     def working_on(self) -> int | None:
