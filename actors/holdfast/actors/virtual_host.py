@@ -541,12 +541,9 @@ class VirtualActorHost:
         self._loop.call_later(_TRY_AGAIN_S, self._take_up)
 
     def _take_up(self) -> None:
-        """Take up what is this host's and not in memory."""
-        with self._kv.read() as txn:
-            mine = leases.held_by(txn, self._name)
-        for seq in mine:
-            if seq not in self._core.held:
-                self._arrive(RecoverActor(seq=seq))
+        """Take up what is this host's and not driven here."""
+        for seq in self._core.not_taken_up():
+            self._arrive(RecoverActor(seq=seq))
 
     def _carry_out(self, batch: ActorBatch) -> None:
         for seq in (*batch.lost, *batch.deleted):
