@@ -27,6 +27,10 @@ EXAMPLES: dict[type[HoldfastError], tuple[tuple[Any, ...], tuple[str, ...]]] = {
     errors.CallOverError: (("cart", "add", 4), ("'cart'", "add", "call 4")),
     errors.CallOutcomeForgottenError: (("cart", 4), ("'cart'", "call 4")),
     errors.ReminderNotFoundError: (("cart", "hourly"), ("'cart'", "'hourly'")),
+    errors.VirtualActorStateError: (
+        ("cart", "shop.Cart", 2, "no module named shop", "Install it."),
+        ("'cart'", "'shop.Cart'", "version 2", "no module named shop", "Install it."),
+    ),
     errors.HostReplacedError: (("host-0",), ("host-0", "must end")),
 }
 
