@@ -15,6 +15,9 @@ import ray
 
 from holdfast import workflow
 
+NAMES = ("book", "books")
+"""One for each host of the first cluster."""
+
 
 @workflow.virtual_actor
 class Book:
@@ -42,19 +45,21 @@ def say(word: str, value: Any) -> None:
 
 def main(storage: str, gate: str, count: int) -> None:
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    workflow.init(storage)
+    # The first cluster has hosts that the second one does not have.
+    workflow.init(storage, executors=2 if count else 1)
     if count:
-        book = Book.get_or_create("book")
+        books = [Book.get_or_create(name) for name in NAMES]
         for number in range(count):
-            book.write.run_async(gate, number)
+            for book in books:
+                book.write.run_async(gate, number)
             say("ACK", number)
         sys.stdin.read()
-    book = workflow.get_actor("book")
     deadline = time.monotonic() + 90
-    while workflow.get_status("book") != workflow.SUCCESSFUL:
-        assert time.monotonic() < deadline, workflow.describe("book")
-        time.sleep(0.05)
-    say("LINES", book.read.run())
+    for name in NAMES:
+        while workflow.get_status(name) != workflow.SUCCESSFUL:
+            assert time.monotonic() < deadline, workflow.describe(name)
+            time.sleep(0.05)
+        say("LINES", workflow.get_actor(name).read.run())
     workflow.shutdown()
     ray.shutdown()
 

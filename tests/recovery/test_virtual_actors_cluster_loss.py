@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from holdfast.actors import names
+from tests.recovery.actor_driver import NAMES
 from tests.recovery.drivers import PROJECT
 from tests.recovery.processes import descendants, end, until
 
@@ -21,6 +23,10 @@ def start(storage: Path, gate: Path, count: int) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+def test_the_actors_of_the_driver_are_those_of_two_hosts() -> None:
+    assert {names.virtual_host_for(name, "", 2) for name in NAMES} == {names.virtual_host_name("", n) for n in (0, 1)}
 
 
 def test_what_was_acknowledged_takes_effect_on_the_next_cluster(tmp_path: Path) -> None:
@@ -49,4 +55,4 @@ def test_what_was_acknowledged_takes_effect_on_the_next_cluster(tmp_path: Path) 
     finally:
         end([*descendants(second.pid)])
     lines = [json.loads(line.partition(" ")[2]) for line in said.splitlines() if line.startswith("LINES")]
-    assert lines == [list(range(20))]
+    assert lines == [list(range(20))] * 2

@@ -170,9 +170,30 @@ class VirtualHosts:
                     wanted = leases.holders(txn, names.VIRTUAL_HOSTS)
                 for name in wanted:
                     self.keep_named(name)
-            except (HoldfastError, LookupError) as error:
+                gone = [name for name in wanted if name not in self._hosts]
+                if gone:
+                    # Not on the event loop: a writer that is stopped may hold the store, and is ended from here.
+                    for name, seqs in (await asyncio.to_thread(self._take_from, gone)).items():
+                        await self.host(name).recover.remote(seqs)
+            except (HoldfastError, LookupError, RayError) as error:
+                # As a row that is damaged.
                 log.error("hosts of virtual actors cannot be made: %s", error)
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _take_from(self, gone: list[str]) -> dict[str, list[int]]:
+        """Give the actors of hosts that there were on an earlier cluster, and are not any more, to those there are."""
+        given: dict[str, list[int]] = {}
+        with self._kv.write() as txn:
+            for name in gone:
+                for seq in leases.held_by(txn, name):
+                    row = actor_store.get(txn, seq)
+                    if row is None:
+                        leases.put_away(txn, seq, name)
+                    else:
+                        host = self._host_of(row)
+                        leases.take_lease(txn, seq, host)
+                        given.setdefault(host, []).append(seq)
+        return given
 
     # -- times -----------------------------------------------------------------------------------------------------
 
