@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from holdfast import workflow
-from holdfast.workflow.exceptions import WorkflowExecutionError
+from holdfast.workflow.exceptions import IdTakenError, WorkflowExecutionError
 
 pytestmark = pytest.mark.usefixtures("platform")
 
@@ -145,6 +145,20 @@ def test_a_workflow_of_its_own_is_started(wid: str) -> None:
     worker = made(Worker, wid)
     assert worker.start_workflow.run(f"{wid}-w") is None
     assert workflow.get_status(f"{wid}-w") == workflow.SUCCESSFUL
+
+
+def test_a_new_actor_of_an_old_id_runs_its_workflows_anew(wid: str) -> None:
+    assert made(Worker, wid).double_later.run(1) == 2
+    workflow.delete(wid)
+    assert made(Worker, wid).double_later.run(2) == 4
+
+
+def test_a_workflow_of_the_users_own_is_not_taken_for_one_of_an_actor(wid: str) -> None:
+    workflow.run(double.step(1), workflow_id=f"{wid}/double_later")
+    worker = made(Worker, wid)
+    with pytest.raises(IdTakenError):
+        worker.double_later.run(2)
+    assert workflow.get_output(f"{wid}/double_later") == 2
 
 
 class TestSuspending:

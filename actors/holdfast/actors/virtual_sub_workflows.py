@@ -21,9 +21,15 @@ from holdfast.actors.requests import SubmitRequest
 from holdfast.actors.storage_access import StorageAccess, object_keys
 from holdfast.actors.task_runner import load_value
 from holdfast.actors.values import dump
-from holdfast.engine.errors import WorkflowCancellationError, WorkflowExecutionError, WorkflowNotFoundError
+from holdfast.engine.errors import (
+    StorageError,
+    WorkflowCancellationError,
+    WorkflowExecutionError,
+    WorkflowNotFoundError,
+)
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.values import Value
+from holdfast.engine.virtual_actor_errors import IdTakenError
 from holdfast.engine.virtual_actor_signals import StartSubWorkflow, SubWorkflowEnded
 from holdfast.storage import workflow_store as store
 from holdfast.storage.actor_row import ActorRow
@@ -35,6 +41,8 @@ from holdfast.storage.workflow_row import WorkflowRow
 log = logging.getLogger("holdfast")
 
 _LOOK_AGAIN_S = 0.5
+_OF = "virtual_actor"
+"""What the metadata of these workflows has: the id of the actor."""
 
 
 class SubWorkflows:
@@ -65,7 +73,7 @@ class SubWorkflows:
             nonce=sub.nonce,
             graph=sub.request.graph,
             code={},
-            user_metadata=sub.request.user_metadata,
+            user_metadata={**sub.request.user_metadata, _OF: row.actor_id},
             environment=self._environment,
         )
         submitted = resumed = False
@@ -78,7 +86,12 @@ class SubWorkflows:
                     else None
                 )
             try:
-                if found is None:
+                if found is not None and found.nonce != sub.nonce:
+                    if found.user_metadata.get(_OF) != row.actor_id or found.status.active:
+                        return self._failed(sub.workflow_id, IdTakenError(sub.workflow_id, "workflow"))
+                    # Of an actor of this id that was deleted.
+                    await self._ask(sub.workflow_id, "delete", sub.workflow_id, uuid.uuid4().hex)
+                elif found is None:
                     if submitted:
                         # It was deleted, by somebody, before it could be read.
                         return self._failed(sub.workflow_id, WorkflowNotFoundError(sub.workflow_id))
@@ -89,15 +102,14 @@ class SubWorkflows:
                 elif found.status.active:
                     await self._wait(found)
                 elif output is not None:
-                    value = await asyncio.to_thread(self._bring, found, output, row.nonce)
-                    return SubWorkflowEnded(workflow_id=sub.workflow_id, value=value)
+                    return await asyncio.to_thread(self._brought, found, output, row.nonce)
                 elif found.status is WorkflowStatus.RESUMABLE or (command.resumes and not resumed):
                     resumed = True
                     await self._ask(sub.workflow_id, "resume", sub.workflow_id, uuid.uuid4().hex)
                 else:
                     return await asyncio.to_thread(self._ended_badly, found)
-            except RayError as error:
-                # An executor that is starting again: the store says how far it came.
+            except (RayError, StorageError) as error:
+                # An executor that is starting again, a full disk: the store says how far it came.
                 log.info("a workflow of a virtual actor is looked at again workflow_id=%s: %s", sub.workflow_id, error)
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
@@ -122,6 +134,14 @@ class SubWorkflows:
             await asyncio.sleep(_LOOK_AGAIN_S)
             return
         await executor.wait_for_answer.remote(found.workflow_id, None)
+
+    def _brought(self, found: WorkflowRow, value: Value, group: str) -> SubWorkflowEnded:
+        try:
+            return SubWorkflowEnded(workflow_id=found.workflow_id, value=self._bring(found, value, group))
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the user's value may refuse to be loaded with any error
+            return self._failed(found.workflow_id, error)
 
     def _bring(self, found: WorkflowRow, value: Value, group: str) -> Payload | Blob | Referring | None:
         """A value in a form that outlives the workflow: its large parts copied to the actor's."""
