@@ -28,6 +28,8 @@ class CallContext:
         reminders: What the method has asked for: done when it takes effect.
         keep: Makes the call durable. A method that asks others for something is run again after a crash, whoever
             called it: what it has asked for must not stay without the rest.
+        rest: Told True when the method begins to wait for somebody else, and False when it goes on: while it waits
+            it is not to blame for the end of its process.
     """
 
     actor_id: str
@@ -39,6 +41,7 @@ class CallContext:
     requests: dict[str, int] = field(default_factory=dict)
     reminders: list[ReminderChange] = field(default_factory=list)
     keep: Callable[[], None] | None = None
+    rest: Callable[[bool], None] | None = None
 
 
 _current: ContextVar[CallContext | None] = ContextVar("holdfast_virtual_actor_call", default=None)
@@ -60,6 +63,20 @@ def running_call(context: CallContext) -> Iterator[None]:
         _current.reset(token)
 
 
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Say that the method which runs, if any, waits for somebody else, for as long as the block does."""
+    call = _current.get()
+    if call is None or call.rest is None:
+        yield
+        return
+    call.rest(True)
+    try:
+        yield
+    finally:
+        call.rest(False)
+
+
 def request_nonce(what: str) -> str:
     """The mark of a request, hex: random; but of one that a writing method makes, the same when that is run again.
 
@@ -73,7 +90,8 @@ def request_nonce(what: str) -> str:
     if call is None or not call.mark:
         return uuid.uuid4().hex
     if call.keep is not None and not call.requests:
-        call.keep()
+        with waiting():
+            call.keep()
     before = call.requests.get(what, 0)
     call.requests[what] = before + 1
     said = f"{call.actor_id}\0{call.mark}\0{before}\0{what}".encode("utf-8", "surrogatepass")

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from holdfast.actors.carried_modules import import_here, prepare_imports
@@ -205,7 +206,11 @@ class Runner:
 
     def _run(self, work: Work, attempt: Attempt, finish: Callable[[Work, Any, Any, float], Ended]) -> None:
         started = time.time()
-        slot = self._slots.take((work.seq, work.context.number))
+        key = (work.seq, work.context.number)
+        slot = self._slots.take(key)
+        # While it waits for others by our own calls it runs nothing.
+        rest = partial(self._slots.rest, slot, key)
+        work = replace(work, context=replace(work.context, rest=rest))
         asynchronous = False
         try:
             with running_call(work.context):
@@ -465,6 +470,9 @@ class _Slots:
                 slot, self._made = self._made, self._made + 1
         self.note(slot, key)
         return slot
+
+    def rest(self, slot: int, key: tuple[int, int], resting: bool) -> None:
+        self.note(slot, None if resting else key)
 
     def give_back(self, slot: int) -> None:
         self.note(slot, None)

@@ -25,7 +25,7 @@ from holdfast.actors.requests import Answer, EventRequest, SubmitRequest
 from holdfast.actors.storage_access import portable
 from holdfast.actors.task_runner import settle_arguments
 from holdfast.actors.values import dump, set_cluster_nonce
-from holdfast.actors.virtual_context import request_nonce
+from holdfast.actors.virtual_context import request_nonce, waiting
 from holdfast.engine.errors import (
     HoldfastError,
     InvalidWorkflowIdError,
@@ -530,14 +530,15 @@ def submit_request(
 
 def with_platform(call: Callable[[Platform], _T]) -> _T:
     """Ask the platform; the new one, when the one that was known is gone."""
-    try:
-        return call(get_platform())
-    except (RayActorError, ValueError) as error:
-        if isinstance(error, ValueError) and "Failed to look up actor" not in str(error):
-            raise
-        # The platform that this process knew was shut down, and perhaps started anew.
-        forget_platform()
-        return call(get_platform())
+    with waiting():
+        try:
+            return call(get_platform())
+        except (RayActorError, ValueError) as error:
+            if isinstance(error, ValueError) and "Failed to look up actor" not in str(error):
+                raise
+            # The platform that this process knew was shut down, and perhaps started anew.
+            forget_platform()
+            return call(get_platform())
 
 
 def _management() -> Any:
@@ -569,7 +570,8 @@ def _value(answer: Any) -> Any:
 
 def _get(reference: ray.ObjectRef[Any]) -> Any:
     try:
-        return ray.get(reference)
+        with waiting():
+            return ray.get(reference)
     except RayTaskError as error:
         raise unwrap(error) from unwrap(error).__cause__
     except RaySystemError as error:

@@ -41,7 +41,7 @@ from holdfast.actors.virtual_class import (
     prepare,
     split_options,
 )
-from holdfast.actors.virtual_context import current_call, request_nonce
+from holdfast.actors.virtual_context import current_call, request_nonce, waiting
 from holdfast.actors.virtual_hosting import check_ray_options, describe_hosting, kind_of
 from holdfast.actors.virtual_requests import CONSTRUCTOR, ActorPlace, CallRequest, ClassRequest
 from holdfast.engine.graph import TaskOptions
@@ -195,7 +195,8 @@ class AwaitedMethod(Generic[_P, _R]):
         # The class may have to be fetched, and the platform found.
         request, place, readonly = await in_thread(self._method.request, args, kwargs)
         call = client.read_awaited if readonly else client.run_awaited
-        result: _R = await call(get_platform(), place, request)
+        with waiting():
+            result: _R = await call(get_platform(), place, request)
         return result
 
     async def run_async(self, *args: _P.args, **kwargs: _P.kwargs) -> Any:
