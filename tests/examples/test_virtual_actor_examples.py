@@ -36,5 +36,8 @@ def test_the_cart_is_paid_for_once(tmp_path: Path) -> None:
 
 
 def test_no_money_is_made_or_lost_while_hosts_are_killed(tmp_path: Path) -> None:
-    said = run("accounts.py", tmp_path)
-    assert re.fullmatch(r"200 transfers(, \d+ refused)?\nthe sum is 1000\n", said), said
+    # Ray tells every driver of a process that was killed.
+    said = [line for line in run("accounts.py", tmp_path).splitlines() if line.strip() and "(raylet)" not in line]
+    assert len(said) == 2, said
+    assert re.fullmatch(r"200 transfers(, \d+ refused)?", said[0])
+    assert said[1] == "the sum is 1000"
