@@ -32,10 +32,15 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Note the modules that share a Ray."""
+    """Note the modules that share a Ray: not those which start one of their own, with settings of their own."""
     for item in items:
-        if isinstance(item, pytest.Function) and "local_ray" in item.fixturenames:
+        if isinstance(item, pytest.Function) and "local_ray" in item.fixturenames and not starts_its_own(item.module):
             _SHARING.add(item.module)
+
+
+def starts_its_own(module: ModuleType) -> bool:
+    """Whether a module overrides the fixture."""
+    return hasattr(module, "local_ray")
 
 
 @pytest.fixture(scope="module", autouse=True)

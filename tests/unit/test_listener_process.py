@@ -48,11 +48,11 @@ def test_results_and_errors_come_back(loops: PollLoops) -> None:
     async def cancels_itself():
         raise asyncio.CancelledError
 
-    assert run(loops.run((1, 1), gives)) == 1
+    assert run(loops.run((1, 1, 0), gives)) == 1
     with pytest.raises(LookupError, match="gone"):
-        run(loops.run((1, 1), raises))
+        run(loops.run((1, 1, 0), raises))
     with pytest.raises(RuntimeError, match="cancelled itself"):
-        run(loops.run((1, 1), cancels_itself))
+        run(loops.run((1, 1, 0), cancels_itself))
 
 
 def test_errors_and_cancellations_reach_the_code_where_it_awaits(loops: PollLoops) -> None:
@@ -61,7 +61,7 @@ def test_errors_and_cancellations_reach_the_code_where_it_awaits(loops: PollLoop
             await asyncio.wait_for(asyncio.sleep(600), 0.01)
         return "went on"
 
-    assert run(loops.run((1, 1), catches)) == "went on"
+    assert run(loops.run((1, 1, 0), catches)) == "went on"
 
 
 def test_to_cancel_the_run_is_to_cancel_the_code(loops: PollLoops) -> None:
@@ -75,7 +75,7 @@ def test_to_cancel_the_run_is_to_cancel_the_code(loops: PollLoops) -> None:
             ended.set()
 
     async def cancel():
-        running = asyncio.ensure_future(loops.run((1, 1), waits))
+        running = asyncio.ensure_future(loops.run((1, 1, 0), waits))
         await asyncio.to_thread(began.wait, DEADLINE_S)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -100,8 +100,8 @@ def test_one_that_blocks_is_left_alone_and_the_others_begin_anew(loops: PollLoop
         return threading.current_thread()
 
     async def both():
-        other = asyncio.ensure_future(loops.run((1, 2), waits))
-        blocker = asyncio.ensure_future(loops.run((1, 1), blocks))
+        other = asyncio.ensure_future(loops.run((1, 2, 0), waits))
+        blocker = asyncio.ensure_future(loops.run((1, 1, 0), blocks))
         fresh = await other
         release.set()
         return fresh, await blocker
@@ -121,41 +121,58 @@ def test_whose_code_runs_is_told_at_every_step() -> None:
     async def two_steps():
         await asyncio.sleep(0)
 
-    run(loops.run((3, 4), two_steps))
-    assert told == [(0, (3, 4)), (0, None), (0, (3, 4)), (0, None)]
+    run(loops.run((3, 4, 0), two_steps))
+    assert told == [(0, (3, 4, 0)), (0, None), (0, (3, 4, 0)), (0, None)]
 
 
-def test_who_ran_when_the_process_died_is_blamed_once(name: str, tmp_path: Path) -> None:
+def test_who_ran_when_the_process_died_is_blamed_for_that_attempt(name: str, tmp_path: Path) -> None:
     imports = "import os, sys; from holdfast.actors.black_box import BlackBox"
-    notes = "box.note(0, (5, 6)); box.note(1, (7, 8)); box.note(1, None)"
+    notes = "box.note(0, (5, 6, 0)); box.note(1, (7, 8, 0)); box.note(1, None)"
     dies = f"{imports}; box = BlackBox(sys.argv[1]); {notes}; os._exit(3)"
     ended = subprocess.run(
         [sys.executable, "-c", dies, name], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False, timeout=DEADLINE_S
     )
     assert ended.returncode == 3
     successor = BlackBox(name)
-    assert not successor.take_blame((7, 8))
-    assert successor.take_blame((5, 6)) is Blame.RAN
-    assert not successor.take_blame((5, 6))
-    assert not BlackBox(name).take_blame((5, 6))
+    assert successor.explains
+    assert successor.blame_of((5, 6, 0)) is Blame.RAN
+    assert [successor.blame_of(other) for other in [(7, 8, 0), (5, 6, 1)]] == [None, None]
+
+
+def test_a_blame_stands_through_later_deaths_for_its_answer_may_be_lost_with_the_process(name: str) -> None:
+    BlackBox(name).note(0, (5, 6, 7))
+    BlackBox(name).accuse((8, 9, 1))
+    for _ in range(3):
+        box = BlackBox(name)
+        assert [box.blame_of(key) for key in [(5, 6, 7), (8, 9, 1)]] == [Blame.RAN, Blame.ACCUSED]
+    # That is not why the last one died.
+    assert not box.explains
+    assert box.take_all_blame() == [(5, 6, 7), (8, 9, 1)]
+    assert BlackBox(name).take_all_blame() == []
+
+
+def test_the_oldest_blame_is_forgotten_where_there_are_very_many(name: str) -> None:
+    for number in range(1100):
+        box = BlackBox(name)
+        box.note(0, (number, 0, 0))
+    box = BlackBox(name)
+    assert [box.blame_of((number, 0, 0)) for number in (0, 1099)] == [None, Blame.RAN]
 
 
 def test_all_that_ran_are_blamed_unless_one_is_known_to_be_at_fault(name: str) -> None:
-    BlackBox(name).note(0, (1, 1))
+    BlackBox(name).note(0, (1, 1, 0))
     box = BlackBox(name)
-    assert box.take_blame((1, 1))
+    assert box.blame_of((1, 1, 0))
     for slot in (0, 1, 300):
-        box.note(slot, (slot, slot))
+        box.note(slot, (slot, slot, 0))
     box = BlackBox(name)
     assert box.explains
-    assert [box.take_blame((slot, slot)) for slot in (0, 1, 300)] == [Blame.RAN] * 3
-    box.note(0, (0, 0))
-    box.accuse((9, 9))
-    box.note(1, (1, 1))
+    assert [box.blame_of((slot, slot, 0)) for slot in (0, 1, 300)] == [Blame.RAN] * 3
+    box.note(0, (0, 0, 1))
+    box.accuse((9, 9, 1))
+    box.note(1, (1, 1, 1))
     box = BlackBox(name)
-    assert [box.take_blame((number, number)) for number in (0, 1, 9)] == [None, None, Blame.ACCUSED]
-    # What was told once is not told to the next one.
-    assert BlackBox(name).take_blame((9, 9)) is None
+    assert [box.blame_of((number, number, 1)) for number in (0, 1, 9)] == [None, None, Blame.ACCUSED]
 
 
 def test_whose_steps_make_the_process_grow_is_known(loops: PollLoops) -> None:
@@ -175,11 +192,11 @@ def test_whose_steps_make_the_process_grow_is_known(loops: PollLoops) -> None:
         await asyncio.sleep(0.1)
 
     async def both():
-        _, found = await asyncio.gather(loops.run((1, 1), waits), loops.run((1, 2), grows))
+        _, found = await asyncio.gather(loops.run((1, 1, 0), waits), loops.run((1, 2, 0), grows))
         return found
 
     (key_within, grown_within), (key, grown) = run(both())
-    assert key_within == key == (1, 2)
+    assert key_within == key == (1, 2, 0)
     assert grown_within > 60 * MIB
     assert grown > 90 * MIB
     assert loops.hungriest() is None
@@ -210,7 +227,7 @@ async def freezes():
     sum(range(10**12))
 
 async def main():
-    await asyncio.gather(loops.run((1, 1), innocent), loops.run((6, 6), globals()[sys.argv[3]]))
+    await asyncio.gather(loops.run((1, 1, 0), innocent), loops.run((6, 6, 0), globals()[sys.argv[3]]))
 
 asyncio.run(main())
 """
@@ -234,8 +251,8 @@ def test_one_that_leaks_or_freezes_ends_the_process_and_is_blamed(
     assert ended.returncode == 1
     assert said in ended.stderr
     successor = BlackBox(name)
-    assert successor.take_blame((6, 6)) is blame
-    assert successor.take_blame((1, 1)) is None
+    assert successor.blame_of((6, 6, 0)) is blame
+    assert successor.blame_of((1, 1, 0)) is None
 
 
 def test_the_memory_limit_is_a_quarter_of_the_machine_unless_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,18 +268,17 @@ def test_the_memory_limit_is_a_quarter_of_the_machine_unless_said(monkeypatch: p
 
 def test_nobody_is_blamed_when_nobody_ran(name: str) -> None:
     box = BlackBox(name)
-    box.note(0, (0, 0))
+    box.note(0, (0, 0, 0))
     box.note(0, None)
     # Whoever runs for no listener will not come to be told.
-    box.note(1, (-1, 0))
+    box.note(1, (-1, 0, 0))
     box = BlackBox(name)
     assert not box.explains
-    assert not box.take_blame((0, 0))
-    assert not BlackBox(name).take_blame((-1, 0))
+    assert not box.blame_of((0, 0, 0))
 
 
 def test_a_file_that_was_cut_short_blames_nobody(name: str, tmp_path: Path) -> None:
-    BlackBox(name).note(0, (1, 1))
+    BlackBox(name).note(0, (1, 1, 0))
     (file,) = tmp_path.iterdir()
     file.write_bytes(b"\0")
-    assert not BlackBox(name).take_blame((0, 0))
+    assert not BlackBox(name).blame_of((0, 0, 0))

@@ -3,7 +3,8 @@
 A few bytes for each thread in a file that is mapped into memory: written at
 each step at the price of a memory write, and still there when the process is
 not. Its successor reads them. On another node, or after a death while nobody
-ran, they tell nothing, and nobody is blamed.
+ran, they tell nothing, and nobody is blamed. A blame stands through later
+deaths too: an answer that tells it may be lost with the next process.
 """
 
 from __future__ import annotations
@@ -14,25 +15,35 @@ import struct
 import tempfile
 from enum import Enum
 from pathlib import Path
+from typing import TypeAlias
 
-_ENTRY = struct.Struct("qq")
-_NOBODY = (-1, -1)
+Key: TypeAlias = tuple[int, int, int]
+"""Whose code it is: (workflow, task, mark of the attempt)."""
+
+_ENTRY = struct.Struct("qqq")
+_NOBODY = (-1, -1, -1)
 _THREADS = 256
-_EMPTY = _ENTRY.pack(*_NOBODY) * (_THREADS + 1)
+_STANDING = struct.Struct("qqqq")
+_MOST_STANDING = 1024
+_RAN_SIZE = _ENTRY.size * (_THREADS + 1)
+_NOBODY_RAN = _ENTRY.pack(*_NOBODY) * (_THREADS + 1)
+_EMPTY = _NOBODY_RAN + bytes(_STANDING.size * _MOST_STANDING)
 
 
 class Blame(Enum):
     """Why one is held to be guilty of the end of a process."""
 
-    RAN = "its code was running"
-    ACCUSED = "the process was ended for it"
+    RAN = 1
+    """Its code was running."""
+    ACCUSED = 2
+    """The process was ended for it."""
 
 
 class BlackBox:
     """Notes who runs, and tells who ran when the process before this one died.
 
     Args:
-        name: The same for a process and its successor, and for no other.
+        name: The same for a process and its successors, and for no other.
 
     Attributes:
         explains: Whether somebody is to blame for the death of the process before this one.
@@ -48,16 +59,28 @@ class BlackBox:
             self._map = mmap.mmap(descriptor, len(_EMPTY))
         finally:
             os.close(descriptor)
-        *ran, accused = _ENTRY.iter_unpack(self._map[:])
+        *ran, accused = _ENTRY.iter_unpack(self._map[:_RAN_SIZE])
         if accused != _NOBODY:
-            self._blamed = {accused: Blame.ACCUSED}
+            blamed = {accused: Blame.ACCUSED}
         else:
-            self._blamed = dict.fromkeys(set(ran) - {_NOBODY}, Blame.RAN)
-        # Keys below 0 are of no listener: nobody comes to take that blame.
-        self.explains = any(key >= (0, 0) for key in self._blamed)
-        self._map[:] = _EMPTY
+            # Keys below 0 are of no listener: nobody comes to take that blame.
+            blamed = dict.fromkeys((key for key in ran if key >= (0, 0, 0)), Blame.RAN)
+        self.explains = bool(blamed)
+        self._blamed = {**self._standing(), **blamed}
+        # In this order: what dies in between blames them once more, which changes nothing.
+        self._write_standing()
+        self._map[:_RAN_SIZE] = _NOBODY_RAN
 
-    def note(self, thread: int, key: tuple[int, int] | None) -> None:
+    def _standing(self) -> dict[Key, Blame]:
+        entries = _STANDING.iter_unpack(self._map[_RAN_SIZE:])
+        return {(first, second, mark): Blame(why) for first, second, mark, why in entries if why}
+
+    def _write_standing(self) -> None:
+        latest = list(self._blamed.items())[-_MOST_STANDING:]
+        raw = b"".join(_STANDING.pack(*key, blame.value) for key, blame in latest)
+        self._map[_RAN_SIZE:] = raw.ljust(_STANDING.size * _MOST_STANDING, b"\0")
+
+    def note(self, thread: int, key: Key | None) -> None:
         """Say who runs from now on.
 
         Args:
@@ -66,15 +89,19 @@ class BlackBox:
         """
         _ENTRY.pack_into(self._map, thread % _THREADS * _ENTRY.size, *(_NOBODY if key is None else key))
 
-    def accuse(self, key: tuple[int, int]) -> None:
+    def accuse(self, key: Key) -> None:
         """Say that the process is about to be ended for this one, and that nobody else who runs is to blame."""
         _ENTRY.pack_into(self._map, _THREADS * _ENTRY.size, *key)
 
-    def take_blame(self, key: tuple[int, int]) -> Blame | None:
-        """Why this one is guilty of the end of the process before this one; None when it is not. Told once."""
-        return self._blamed.pop(key, None)
+    def blame_of(self, key: Key) -> Blame | None:
+        """Why this one is guilty of the end of a process before this one; None when it is not.
 
-    def take_all_blame(self) -> list[tuple[int, int]]:
+        Told each time: that it was told once does not say that it was heard. A new attempt has another mark.
+        """
+        return self._blamed.get(key)
+
+    def take_all_blame(self) -> list[Key]:
         """All that are guilty. Told once."""
         blamed, self._blamed = self._blamed, {}
+        self._write_standing()
         return sorted(blamed)

@@ -67,7 +67,7 @@ class HostGuard:
             self._black_box.accuse(key)
             log.error(
                 "a listener used its process's memory up, which is ended workflow=%d task=%d grown_mib=%d limit_mib=%d",
-                *key,
+                *key[:2],
                 grown >> 20,
                 self.limit_mib,
             )

@@ -50,27 +50,35 @@ class ListenerHost:
         """Whether it is known who ended the process before this one: it will be told to that one, when it asks."""
         return self._black_box.explains
 
-    async def poll(self, packed_call: bytes) -> Reply:
+    async def poll(self, packed_call: bytes, mark: int) -> Reply:
         """Wait for a listener's event.
+
+        Args:
+            packed_call: The attempt.
+            mark: Its own, the same each time the host is asked for this attempt.
 
         Returns:
             The event, or what to wait for in its place, or the error it raised.
 
         Raises:
-            WorkerLostError: It ended the process the last time.
+            WorkerLostError: It ended this process before.
         """
         call, started = unpack_call(packed_call), time.time()
-        reply: Reply = await self._run(call, started, lambda: self._poll(call, started))
+        reply: Reply = await self._run(call, mark, started, lambda: self._poll(call, started))
         return reply
 
-    async def acknowledge(self, packed_call: bytes) -> Acknowledged | Raised:
+    async def acknowledge(self, packed_call: bytes, mark: int) -> Acknowledged | Raised:
         """Tell a listener that its event is durable.
 
+        Args:
+            packed_call: The attempt.
+            mark: Its own, the same each time the host is asked for this attempt.
+
         Raises:
-            WorkerLostError: It ended the process the last time.
+            WorkerLostError: It ended this process before.
         """
         call = unpack_call(packed_call)
-        reply: Acknowledged | Raised = await self._run(call, time.time(), lambda: self._acknowledge(call))
+        reply: Acknowledged | Raised = await self._run(call, mark, time.time(), lambda: self._acknowledge(call))
         return reply
 
     async def workflow_ids(self, storage: StorageAddress, function: str, messages: Sequence[bytes]) -> list[Any]:
@@ -93,12 +101,14 @@ class ListenerHost:
             return [_named(call, pickle.loads(message)) for message in messages]
 
         # Under a key of no workflow: what ends this process in it is told apart by whoever asks, and tries again.
-        made: list[Any] = await self._loops.run((-1, 0), name_all)
+        made: list[Any] = await self._loops.run((-1, 0, 0), name_all)
         return made
 
-    async def _run(self, call: TaskCall, started: float, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        key = (call.seq, call.task)
-        blame = self._black_box.take_blame(key)
+    async def _run(
+        self, call: TaskCall, mark: int, started: float, make: Callable[[], Coroutine[Any, Any, Any]]
+    ) -> Any:
+        key = (call.seq, call.task, mark)
+        blame = self._black_box.blame_of(key)
         if blame is not None:
             raise WorkerLostError(call.node.task_id, self._reasons[blame])
         try:

@@ -28,11 +28,13 @@ class Standing:
 
     Attributes:
         key: Whose it is: (workflow, task).
+        mark: The attempt's own: nobody tells a host's word of this attempt from one of an earlier without it.
         deaths: How many hosts it has ended.
         lost: How many it has lost one soon after the other, nobody knows through whom.
     """
 
     key: tuple[int, int]
+    mark: int
     deaths: int = 0
     lost: int = 0
 

@@ -19,14 +19,12 @@ import types
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
+from holdfast.actors.black_box import Key
 from holdfast.actors.operating_system import private_bytes
 
 log = logging.getLogger("holdfast")
-
-Key: TypeAlias = tuple[int, int]
-"""Whose code it is: (workflow, task)."""
 
 _PATIENCE_S = 2.0
 _LOOK_EVERY_S = 0.5
@@ -167,7 +165,7 @@ class PollLoops:
             if time.monotonic() - lane.heard_s > _PATIENCE_S and blocker is not None:
                 log.warning(
                     "a listener blocks its event loop: the other polls go on without it workflow=%d task=%d",
-                    *blocker.key,
+                    *blocker.key[:2],
                 )
                 self._move_on(lane, blocker)
 

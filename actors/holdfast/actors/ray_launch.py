@@ -11,6 +11,7 @@ import ray
 from holdfast.actors import names
 from holdfast.actors.environment import Environments, merge_environments
 from holdfast.actors.listener_host import ListenerHost
+from holdfast.actors.listener_wards import Standing
 from holdfast.actors.operating_system import this_process
 from holdfast.actors.orphans import task_title
 from holdfast.actors.ray_repeats import RAY_RETRIES
@@ -49,11 +50,11 @@ class Launcher:
         function = self._task_function(call.node.options.ray_options, row.environment)
         return function.remote(pack_call(call))
 
-    def start_listener(self, row: WorkflowRow, call: TaskCall, ward: int) -> Any:
+    def start_listener(self, row: WorkflowRow, call: TaskCall, standing: Standing) -> Any:
         """Poll a listener, or acknowledge its event; the reference of the reply."""
-        host = self.listener_host(row.environment, ward)
-        packed = pack_call(call)
-        return host.poll.remote(packed) if call.event is None else host.acknowledge.remote(packed)
+        host = self.listener_host(row.environment, standing.ward)
+        ask = host.poll if call.event is None else host.acknowledge
+        return ask.remote(pack_call(call), standing.mark)
 
     def management(self) -> Any:
         """The management actor."""

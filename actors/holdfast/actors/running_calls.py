@@ -8,6 +8,7 @@ here, where it costs a few hundred bytes each and not a place in Ray's queues.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 import traceback
 from collections import deque
@@ -34,6 +35,7 @@ _LEAST_WINDOW = 1000
 _WINDOW_PER_CPU = 8
 _ASK_AGAIN_S = 0.2
 _HOST_PATIENCE_S = 30.0
+_MARK_BITS = 62
 
 Kind: TypeAlias = tuple[bytes, str]
 """Tasks of one kind ask Ray for the same: their Ray options and their environment."""
@@ -126,12 +128,12 @@ class RunningCalls:
 
     def start_listener(self, row: WorkflowRow, command: StartListener | AcknowledgeEvent) -> None:
         """Poll a listener, or acknowledge its event."""
-        standing = Standing(key=(row.seq, command.task), deaths=command.deaths)
+        standing = Standing(key=(row.seq, command.task), mark=secrets.randbits(_MARK_BITS), deaths=command.deaths)
         self._ask_host(row, self._call_of(row, command), standing)
 
     def _ask_host(self, row: WorkflowRow, call: TaskCall, standing: Standing) -> None:
         try:
-            ref = self._launcher.start_listener(row, call, standing.ward)
+            ref = self._launcher.start_listener(row, call, standing)
         except Exception as error:  # noqa: BLE001 - whatever the environment makes Ray raise: the task failed
             self._refuse(call, error)
             return

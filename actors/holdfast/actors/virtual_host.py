@@ -594,7 +594,7 @@ class VirtualActorHost:
     def _recover_all(self) -> None:
         with self._kv.read() as txn:
             died_in = {}
-            for seq, number in self._black_box.take_all_blame():
+            for seq, number, _ in self._black_box.take_all_blame():
                 call = actor_store.get_call(txn, seq, number) if number >= 0 else None
                 died_in[seq] = call.spec.method if isinstance(call, QueuedCall) else "a method that was not logged"
             mine = leases.held_by(txn, self._name)

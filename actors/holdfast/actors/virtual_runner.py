@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
+from holdfast.actors.black_box import Key
 from holdfast.actors.carried_modules import import_here, prepare_imports
 from holdfast.actors.error_values import dump_error
 from holdfast.actors.graph_builder import build, refuse_node
@@ -157,7 +158,7 @@ class Runner:
         self,
         storage: StorageAccess,
         store_code: Callable[[Mapping[str, bytes]], None],
-        note: Callable[[int, tuple[int, int] | None], None],
+        note: Callable[[int, Key | None], None],
     ) -> None:
         import_here()
         self._storage, self._store_code = storage, store_code
@@ -206,7 +207,7 @@ class Runner:
 
     def _run(self, work: Work, attempt: Attempt, finish: Callable[[Work, Any, Any, float], Ended]) -> None:
         started = time.time()
-        key = (work.seq, work.context.number)
+        key = (work.seq, work.context.number, 0)
         slot = self._slots.take(key)
         # While it waits for others by our own calls it runs nothing.
         rest = partial(self._slots.rest, slot, key)
@@ -457,12 +458,12 @@ class _Room:
 class _Slots:
     """Places in the black box, for calls that run at once."""
 
-    note: Callable[[int, tuple[int, int] | None], None]
+    note: Callable[[int, Key | None], None]
     _free: list[int] = field(default_factory=list)
     _made: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, key: tuple[int, int]) -> int:
+    def take(self, key: Key) -> int:
         with self._lock:
             if self._free:
                 slot = self._free.pop()
@@ -471,7 +472,7 @@ class _Slots:
         self.note(slot, key)
         return slot
 
-    def rest(self, slot: int, key: tuple[int, int], resting: bool) -> None:
+    def rest(self, slot: int, key: Key, resting: bool) -> None:
         self.note(slot, None if resting else key)
 
     def give_back(self, slot: int) -> None:
