@@ -41,7 +41,7 @@ test: $(STAMP) ## Run the tests, without the long crash tests
 # pytest's exit status 5 says that no test carries the mark, which is no failure.
 crash: $(STAMP) ## Run the long crash tests
 	@$(GET_KAFKA)
-	@$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m slow --durations=15 || [ $$? -eq 5 ]
 
 lint: $(STAMP) ## Check style and format
 	@$(BIN)/ruff check .
