@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from holdfast import workflow
-from holdfast.actors.virtual_runner import THREADS
+from holdfast.actors.virtual.runner import THREADS
 
 pytestmark = pytest.mark.usefixtures("platform")
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from holdfast.actors import virtual_intake
-from holdfast.actors.virtual_activations import Activations
-from holdfast.actors.virtual_intake import Intake
-from holdfast.actors.virtual_operations import AcceptCall, ActorBatch, ActorDone, ActorOperation, EndAttempt
+from holdfast.actors.virtual import intake
+from holdfast.actors.virtual.activations import Activations
+from holdfast.actors.virtual.intake import Intake
+from holdfast.actors.virtual.operations import AcceptCall, ActorBatch, ActorDone, ActorOperation, EndAttempt
 from holdfast.engine.virtual_actor import VirtualActor
 from holdfast.engine.virtual_actor_errors import MailboxFullError, VirtualActorQuarantinedError
 from holdfast.engine.virtual_actor_records import (
@@ -160,14 +160,14 @@ def _pass_over_what_failed(patch: pytest.MonkeyPatch) -> None:
 
 
 def _skip_times(patch: pytest.MonkeyPatch) -> None:
-    honest = virtual_intake.take_due
+    honest = intake.take_due
 
     def take_due(txn: Any, seq: int, reminder: Any) -> Any:
         honest(txn, seq, reminder)
         following = actor_reminders.find(txn, seq, reminder.name)
         return None if following is None else honest(txn, seq, following)
 
-    patch.setattr(virtual_intake, "take_due", take_due)
+    patch.setattr(intake, "take_due", take_due)
 
 
 def _drop_refused_events(patch: pytest.MonkeyPatch) -> None:

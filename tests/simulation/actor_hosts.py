@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from holdfast.actors.virtual_core import ActorCore
-from holdfast.actors.virtual_operations import (
+from holdfast.actors.virtual.core import ActorCore
+from holdfast.actors.virtual.operations import (
     AcceptCall,
     ActorOperation,
     ActorOutcome,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from random import Random
 
-from holdfast.actors.virtual_operations import (
+from holdfast.actors.virtual.operations import (
     AcceptCall,
     ActorBatch,
     ActorOperation,
@@ -30,7 +30,7 @@ from holdfast.actors.virtual_operations import (
     SweepDeleted,
     WithdrawCall,
 )
-from holdfast.actors.virtual_reminders import reminder_call
+from holdfast.actors.virtual.reminders import reminder_call
 from holdfast.engine.graph import Graph, NodeSpec
 from holdfast.engine.virtual_actor_errors import (
     CallOverError,

@@ -12,8 +12,8 @@ import pytest
 
 from holdfast import workflow
 from holdfast.actors.code import BOOK
-from holdfast.actors.virtual_class import definition_of
-from holdfast.actors.virtual_requests import ActorPlace
+from holdfast.actors.virtual.definition import definition_of
+from holdfast.actors.virtual.requests import ActorPlace
 from holdfast.workflow.virtual_actors import VirtualActorHandle
 
 

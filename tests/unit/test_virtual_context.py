@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from holdfast import workflow
-from holdfast.actors.virtual_context import CallContext, current_call, request_nonce, running_call, waiting
+from holdfast.actors.virtual.context import CallContext, current_call, request_nonce, running_call, waiting
 
 CALL = CallContext(actor_id="cart", number=4, name="add_1", host="a host", chain=("cart",), mark="abc-0")
 

@@ -10,8 +10,8 @@ import pytest
 
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operations import Submit
-from holdfast.actors.virtual_core import ActorCore
-from holdfast.actors.virtual_operations import (
+from holdfast.actors.virtual.core import ActorCore
+from holdfast.actors.virtual.operations import (
     AcceptCall,
     ActorBatch,
     ActorDone,
@@ -555,7 +555,7 @@ def test_a_suspended_actor_can_be_deleted_with_what_it_holds_up() -> None:
 
 
 def test_a_long_history_goes_in_several_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.actors.virtual_core.ROWS_AT_ONCE", 20)
+    monkeypatch.setattr("holdfast.actors.virtual.core.ROWS_AT_ONCE", 20)
     house = House().made()
     for number in range(30):
         house.perform(house.call(f"{number}"))

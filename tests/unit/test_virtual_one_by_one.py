@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.actors import virtual_one_by_one
-from holdfast.actors.virtual_one_by_one import OneByOne
+from holdfast.actors.virtual import one_by_one
+from holdfast.actors.virtual.one_by_one import OneByOne
 
 
 def beginner(begun: list[str], name: str, ended: Future[Any] | None) -> Callable[[], Future[Any] | None]:
@@ -68,7 +68,7 @@ def test_what_nobody_wants_any_more_keeps_nobody_waiting() -> None:
 
 
 def test_one_that_takes_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(virtual_one_by_one, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(one_by_one, "PATIENCE_S", 0.01)
 
     async def run() -> None:
         begun: list[str] = []

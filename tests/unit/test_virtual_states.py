@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast import workflow
-from holdfast.actors.virtual_class import ActorDefinition
-from holdfast.actors.virtual_state import encode_state, load_instance, restore, state_of
+from holdfast.actors.virtual.definition import ActorDefinition
+from holdfast.actors.virtual.state import encode_state, load_instance, restore, state_of
 from holdfast.engine.errors import ResultNotStoredError
 from holdfast.engine.virtual_actor_errors import VirtualActorStateError
 from holdfast.storage.payload import Payload

@@ -39,7 +39,7 @@ _LONGEST_ID_BYTES = 1024
 
 CallActors: TypeAlias = Callable[[Subscription, Sequence[tuple[int, str]]], Awaitable[bool]]
 """Has the hosts of actors take calls: the rule, and (number of the event, id of the actor) in the order of the events.
-Whether all were taken, as `EventStarter.start_all` says it. A host does it by `virtual_operations.CallFrom`."""
+Whether all were taken, as `EventStarter.start_all` says it. A host does it by `virtual.operations.CallFrom`."""
 
 
 class EventStarter:

@@ -65,7 +65,7 @@ from holdfast.actors.schedule_messages import (
 from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress
 from holdfast.actors.task_call import Reply
 from holdfast.actors.troubles import Troubles
-from holdfast.actors.virtual_answers import stored_answer
+from holdfast.actors.virtual.answers import stored_answer
 from holdfast.engine.errors import (
     ExecutorReplacedError,
     StorageCorruptError,

@@ -30,8 +30,8 @@ from holdfast.actors.ringing import Ringing
 from holdfast.actors.schedule_messages import ScheduleView
 from holdfast.actors.source_hosts import SourceHosts, SourceReport
 from holdfast.actors.storage_access import StorageAddress
-from holdfast.actors.virtual_hosts import VirtualHosts
-from holdfast.actors.virtual_requests import ActorPlace, CallView
+from holdfast.actors.virtual.hosts import VirtualHosts
+from holdfast.actors.virtual.requests import ActorPlace, CallView
 from holdfast.engine.errors import HoldfastError, StorageError
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.listeners.kafka_settings import KafkaSettings

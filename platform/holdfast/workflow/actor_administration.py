@@ -13,9 +13,9 @@ from typing import Any
 
 import ray
 
-from holdfast.actors import virtual_client as client
 from holdfast.actors.client import Platform, fetch
-from holdfast.actors.virtual_requests import ActorPlace, CallView
+from holdfast.actors.virtual import client
+from holdfast.actors.virtual.requests import ActorPlace, CallView
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.storage.actor_row import ActorDescription
 

@@ -25,7 +25,7 @@ from holdfast.actors.requests import Answer, EventRequest, SubmitRequest
 from holdfast.actors.storage_access import portable
 from holdfast.actors.task_runner import settle_arguments
 from holdfast.actors.values import dump, set_cluster_nonce
-from holdfast.actors.virtual_context import request_nonce, waiting
+from holdfast.actors.virtual.context import request_nonce, waiting
 from holdfast.engine.errors import (
     HoldfastError,
     InvalidWorkflowIdError,

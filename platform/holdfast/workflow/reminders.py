@@ -10,13 +10,13 @@ import math
 from datetime import datetime
 from typing import Any
 
-from holdfast.actors import virtual_client as client
 from holdfast.actors.client import fetch
 from holdfast.actors.storage_access import portable
 from holdfast.actors.values import dump
-from holdfast.actors.virtual_class import ActorDefinition, definition_of
-from holdfast.actors.virtual_context import current_call, request_nonce
-from holdfast.actors.virtual_operations import CancelReminder, ReminderChange, SetReminder
+from holdfast.actors.virtual import client
+from holdfast.actors.virtual.context import current_call, request_nonce
+from holdfast.actors.virtual.definition import ActorDefinition, definition_of
+from holdfast.actors.virtual.operations import CancelReminder, ReminderChange, SetReminder
 from holdfast.engine.errors import ResultNotStoredError
 from holdfast.engine.virtual_actor_errors import VirtualActorNotFoundError
 from holdfast.listeners.schedule_triggers import Timing

@@ -22,7 +22,6 @@ from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, over
 
 import ray
 
-from holdfast.actors import virtual_client as client
 from holdfast.actors.client import fetch
 from holdfast.actors.code import BOOK
 from holdfast.actors.environment import capture_environment
@@ -30,7 +29,9 @@ from holdfast.actors.nodes import default_task_id
 from holdfast.actors.storage_access import portable
 from holdfast.actors.task_options import resolve
 from holdfast.actors.values import ValueOf, dump, set_cluster_nonce
-from holdfast.actors.virtual_class import (
+from holdfast.actors.virtual import client
+from holdfast.actors.virtual.context import current_call, request_nonce, waiting
+from holdfast.actors.virtual.definition import (
     ActorDefinition,
     ActorMethod,
     ActorSettings,
@@ -41,9 +42,8 @@ from holdfast.actors.virtual_class import (
     prepare,
     split_options,
 )
-from holdfast.actors.virtual_context import current_call, request_nonce, waiting
-from holdfast.actors.virtual_hosting import check_ray_options, describe_hosting, kind_of
-from holdfast.actors.virtual_requests import CONSTRUCTOR, ActorPlace, CallRequest, ClassRequest
+from holdfast.actors.virtual.hosting import check_ray_options, describe_hosting, kind_of
+from holdfast.actors.virtual.requests import CONSTRUCTOR, ActorPlace, CallRequest, ClassRequest
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.virtual_actor_errors import VirtualActorNotFoundError
 from holdfast.engine.virtual_actor_records import DEFAULT_MAILBOX_LIMIT

@@ -18,9 +18,9 @@ from holdfast.actors.environment import Environments, merge_environments
 from holdfast.actors.operating_system import Process
 from holdfast.actors.ray_untyped import actor_class
 from holdfast.actors.storage_access import StorageAddress
-from holdfast.actors.virtual_host import VirtualActorHost
-from holdfast.actors.virtual_hosting import kind_of
-from holdfast.actors.virtual_requests import ActorPlace, CallView
+from holdfast.actors.virtual.host import VirtualActorHost
+from holdfast.actors.virtual.hosting import kind_of
+from holdfast.actors.virtual.requests import ActorPlace, CallView
 from holdfast.engine.errors import HoldfastError
 from holdfast.engine.virtual_actor_records import QueuedCall
 from holdfast.storage import actor_reminders, actor_store, leases

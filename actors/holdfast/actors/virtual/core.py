@@ -20,9 +20,9 @@ from functools import partial
 
 from holdfast.actors.names import process_setting
 from holdfast.actors.refusal import Refusal
-from holdfast.actors.virtual_activations import Activations, Held, Place, Readable
-from holdfast.actors.virtual_intake import Intake, accepted
-from holdfast.actors.virtual_operations import (
+from holdfast.actors.virtual.activations import Activations, Held, Place, Readable
+from holdfast.actors.virtual.intake import Intake, accepted
+from holdfast.actors.virtual.operations import (
     AcceptCall,
     ActorBatch,
     ActorDone,
@@ -42,7 +42,7 @@ from holdfast.actors.virtual_operations import (
     SweepDeleted,
     WithdrawCall,
 )
-from holdfast.actors.virtual_reminders import change_reminder
+from holdfast.actors.virtual.reminders import change_reminder
 from holdfast.engine.errors import StorageCorruptError, WorkflowStillActiveError
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor import VirtualActor

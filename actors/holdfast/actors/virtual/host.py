@@ -31,11 +31,11 @@ from holdfast.actors.ray_untyped import remote
 from holdfast.actors.requests import Answer
 from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress, access, object_blob
 from holdfast.actors.values import set_cluster_nonce
-from holdfast.actors.virtual_answers import CallAnswers, sealed_error
-from holdfast.actors.virtual_context import CallContext
-from holdfast.actors.virtual_core import ActorCore
-from holdfast.actors.virtual_one_by_one import OneByOne
-from holdfast.actors.virtual_operations import (
+from holdfast.actors.virtual.answers import CallAnswers, sealed_error
+from holdfast.actors.virtual.context import CallContext
+from holdfast.actors.virtual.core import ActorCore
+from holdfast.actors.virtual.one_by_one import OneByOne
+from holdfast.actors.virtual.operations import (
     AcceptCall,
     ActorBatch,
     ActorDone,
@@ -56,9 +56,9 @@ from holdfast.actors.virtual_operations import (
     SetReminder,
     SweepDeleted,
 )
-from holdfast.actors.virtual_requests import CONSTRUCTOR, CallRequest
-from holdfast.actors.virtual_runner import Attempt, Continued, Ended, Raised, Returned, Runner, Work
-from holdfast.actors.virtual_sub_workflows import SubWorkflows
+from holdfast.actors.virtual.requests import CONSTRUCTOR, CallRequest
+from holdfast.actors.virtual.runner import Attempt, Continued, Ended, Raised, Returned, Runner, Work
+from holdfast.actors.virtual.sub_workflows import SubWorkflows
 from holdfast.engine.errors import HoldfastError, StorageError, StorageFullError, StorageMissingError, TaskTimeoutError
 from holdfast.engine.virtual_actor import sub_workflow_nonce
 from holdfast.engine.virtual_actor_errors import (

@@ -15,7 +15,7 @@ import orjson
 
 from holdfast.actors.load_context import LoadContext, load
 from holdfast.actors.values import dump
-from holdfast.actors.virtual_class import ActorDefinition, has_own_state
+from holdfast.actors.virtual.definition import ActorDefinition, has_own_state
 from holdfast.engine.errors import HoldfastError
 from holdfast.engine.virtual_actor_errors import VirtualActorStateError
 from holdfast.storage.payload import Payload

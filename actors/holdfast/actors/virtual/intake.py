@@ -11,8 +11,8 @@ import logging
 from dataclasses import replace
 
 from holdfast.actors.refusal import Refusal
-from holdfast.actors.virtual_activations import Activations, Held
-from holdfast.actors.virtual_operations import (
+from holdfast.actors.virtual.activations import Activations, Held
+from holdfast.actors.virtual.operations import (
     AcceptCall,
     ActorDone,
     ActorOutcome,
@@ -23,7 +23,7 @@ from holdfast.actors.virtual_operations import (
     OtherHost,
     SetReminder,
 )
-from holdfast.actors.virtual_reminders import HOLD_S, change_reminder, reminder_call, take_due
+from holdfast.actors.virtual.reminders import HOLD_S, change_reminder, reminder_call, take_due
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor import key_mark
 from holdfast.engine.virtual_actor_errors import VirtualActorError, VirtualActorNotFoundError

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from holdfast.actors.virtual_operations import CancelReminder, ReminderChange, SetReminder
+from holdfast.actors.virtual.operations import CancelReminder, ReminderChange, SetReminder
 from holdfast.engine.virtual_actor_errors import ReminderNotFoundError
 from holdfast.engine.virtual_actor_records import CallSpec
 from holdfast.listeners.schedule_triggers import Timing

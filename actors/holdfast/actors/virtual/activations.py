@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from holdfast.actors.refusal import Refusal
-from holdfast.actors.virtual_operations import ActorBatch, OtherHost
+from holdfast.actors.virtual.operations import ActorBatch, OtherHost
 from holdfast.engine.errors import StaleLeaseError, StorageCorruptError
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor import ActorStep, VirtualActor

@@ -16,8 +16,8 @@ from ray.exceptions import RayTaskError
 from holdfast.actors import names
 from holdfast.actors.client import Platform, fetch
 from holdfast.actors.requests import Answer
-from holdfast.actors.virtual_operations import ActorDone
-from holdfast.actors.virtual_requests import ActorPlace, CallRequest
+from holdfast.actors.virtual.operations import ActorDone
+from holdfast.actors.virtual.requests import ActorPlace, CallRequest
 from holdfast.engine.errors import HoldfastError
 
 # Per platform: kinds of hosts that are known to be kept.

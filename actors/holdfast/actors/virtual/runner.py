@@ -30,12 +30,12 @@ from holdfast.actors.storage_access import StorageAccess, object_blob, object_ke
 from holdfast.actors.task_options import is_retryable
 from holdfast.actors.task_runner import load_code, settle_arguments
 from holdfast.actors.values import dump
-from holdfast.actors.virtual_carried_steps import carry_step
-from holdfast.actors.virtual_class import ActorDefinition, definition_of
-from holdfast.actors.virtual_context import CallContext, running_call
-from holdfast.actors.virtual_operations import ReminderChange, SetReminder
-from holdfast.actors.virtual_requests import CONSTRUCTOR
-from holdfast.actors.virtual_state import encode_state, load_instance, state_of
+from holdfast.actors.virtual.carried_steps import carry_step
+from holdfast.actors.virtual.context import CallContext, running_call
+from holdfast.actors.virtual.definition import ActorDefinition, definition_of
+from holdfast.actors.virtual.operations import ReminderChange, SetReminder
+from holdfast.actors.virtual.requests import CONSTRUCTOR
+from holdfast.actors.virtual.state import encode_state, load_instance, state_of
 from holdfast.engine.graph import Graph
 from holdfast.engine.virtual_actor_signals import UNCHANGED, Unchanged
 from holdfast.storage.actor_row import ActorState

@@ -17,8 +17,8 @@ from typing import Any, Generic, Literal, NoReturn, ParamSpec, TypeVar
 from holdfast.actors.nodes import StepNode, default_task_id
 from holdfast.actors.task_context import current_task
 from holdfast.actors.task_options import ACCEPTED, check_options
-from holdfast.actors.virtual_context import current_call
-from holdfast.actors.virtual_inner_call import call_from_inside
+from holdfast.actors.virtual.context import current_call
+from holdfast.actors.virtual.inner_call import call_from_inside
 from holdfast.engine.virtual_actor_records import DEFAULT_MAILBOX_LIMIT
 
 OnError = Literal["raise", "suspend"]

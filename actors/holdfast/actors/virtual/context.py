@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from holdfast.actors.task_context import TaskContext, running
-from holdfast.actors.virtual_operations import ReminderChange
+from holdfast.actors.virtual.operations import ReminderChange
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from holdfast.actors.operations import Elsewhere
 from holdfast.actors.storage_access import portable
 from holdfast.actors.task_context import current_task
 from holdfast.actors.values import dump
-from holdfast.actors.virtual_requests import CallRequest
+from holdfast.actors.virtual.requests import CallRequest
 
 
 def call_from_inside(

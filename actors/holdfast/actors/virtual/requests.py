@@ -25,7 +25,7 @@ class ClassRequest(PlainPickle):
         version: Of its state.
         on_error: "raise" or "suspend".
         mailbox_limit: How many accepted calls may wait.
-        hosting: What its hosts need, pickled; empty for the ordinary ones. See `virtual_hosting`.
+        hosting: What its hosts need, pickled; empty for the ordinary ones. See `hosting`.
     """
 
     digest: str
