@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from holdfast.engine.errors import StorageLockedError, StorageNotWritableError
-from holdfast.storage.platform_lock import PlatformLock
+from holdfast.storage.platform_lock import PlatformLock, was_last_held_by
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
 HOLD = """
 import sys
-from holdfast.storage.platform_lock import PlatformLock
+from holdfast.storage.platform_lock import PlatformLock, was_last_held_by
 lock = PlatformLock(sys.argv[1])
 getattr(lock, sys.argv[2])(sys.argv[3])
 print("held", flush=True)
@@ -112,7 +112,7 @@ def test_a_lock_file_cut_off_in_the_middle_belongs_to_nobody(tmp_path: Path) -> 
 def test_a_child_does_not_inherit_the_claim(tmp_path: Path, start_python: Start, how: str, child: str) -> None:
     script = """
 import os, signal, subprocess, sys
-from holdfast.storage.platform_lock import PlatformLock
+from holdfast.storage.platform_lock import PlatformLock, was_last_held_by
 lock = PlatformLock(sys.argv[1])
 if sys.argv[2] == "join":
     starter = PlatformLock(sys.argv[1])
@@ -151,3 +151,13 @@ def test_a_folder_that_is_a_file_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageNotWritableError):
         PlatformLock(tmp_path / "file").acquire("one")
+
+
+def test_it_is_known_who_had_a_folder_last(tmp_path: Path) -> None:
+    assert not was_last_held_by(tmp_path / "none", "one")
+    assert not was_last_held_by(tmp_path, "one")
+    for platform_id in ("one", "two"):
+        lock = PlatformLock(tmp_path)
+        lock.acquire(platform_id)
+        lock.release()
+    assert [was_last_held_by(tmp_path, platform_id) for platform_id in ("one", "two")] == [False, True]

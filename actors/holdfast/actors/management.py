@@ -42,7 +42,7 @@ from holdfast.storage.answered import forget_answers
 from holdfast.storage.dead_letters import DeadLetter
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.garbage import collect_garbage
-from holdfast.storage.platform_lock import PlatformLock
+from holdfast.storage.platform_lock import PlatformLock, was_last_held_by
 from holdfast.storage.retention import Retention, is_something_over, remove_finished
 from holdfast.storage.schedule_store import ScheduleRow
 from holdfast.storage.subscriptions import Subscription
@@ -131,7 +131,8 @@ class ManagementActor:
         context = ray.get_runtime_context()
         self._node_id: str = context.get_node_id()
         self._platform_id = f"{self._node_id}-{context.get_actor_id()}"
-        if context.was_current_actor_reconstructed:
+        if was_last_held_by(config.storage, self._platform_id):
+            # Ray has started this actor again. The first time, whoever starts the platform is told what is the matter.
             self._open()
 
     async def open(self) -> bool:

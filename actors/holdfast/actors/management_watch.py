@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent import futures
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 
 from holdfast.actors import names
 from holdfast.actors.operating_system import Process
@@ -67,8 +68,9 @@ class ManagementWatch:
     def _answers(self, within_s: float) -> bool:
         try:
             management = ray.get_actor(names.MANAGEMENT, namespace=names.NAMESPACE)
-            ray.get(management.ping.remote(), timeout=within_s)
-        except GetTimeoutError:
+            # Not by `ray.get`, for which Ray warns everybody: it does not know that this is no thread of an event loop.
+            management.ping.remote().future().result(within_s)
+        except futures.TimeoutError:
             return False
         except (RayError, ValueError) as error:
             # It is dead, and being started again or not: there is nothing to end.

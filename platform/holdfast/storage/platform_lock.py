@@ -144,6 +144,24 @@ class PlatformLock:
             os.close(descriptor)
 
 
+def was_last_held_by(folder: str | os.PathLike[str], platform_id: str) -> bool:
+    """Whether this platform is the last that took charge of a folder.
+
+    Args:
+        folder: It need not exist.
+        platform_id: Who asks.
+    """
+    try:
+        descriptor = os.open(Path(folder) / _CHARGE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        # Whoever opens it is told what is the matter.
+        return False
+    try:
+        return _recorded(descriptor).get("platform_id") == platform_id
+    finally:
+        os.close(descriptor)
+
+
 _live: weakref.WeakSet[PlatformLock] = weakref.WeakSet()
 
 
