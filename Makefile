@@ -10,6 +10,9 @@ STAMP := $(VENV)/.installed
 N ?= 200000
 SEED ?= 0
 REPEAT ?= 3
+JOBS ?= 2
+# Each has a Ray, and a Kafka, of its own. Tests of one file share theirs.
+AT_A_TIME = --numprocesses=$(JOBS) --dist=loadfile
 # Once, and not within the time limit of a test.
 GET_KAFKA = $(BIN)/python deploy/kafka/broker.py --download
 
@@ -34,14 +37,15 @@ demo: $(STAMP) ## Run 300 orders through crashes, then audit them (Ctrl-C and ru
 kafka: ## Run a real Kafka until Ctrl-C (needs Java and Maven) and say where it answers
 	@exec "$(PYTHON)" deploy/kafka/broker.py
 
-test: $(STAMP) ## Run the tests, without the long crash tests
+test: $(STAMP) ## Run the tests, without the long crash tests (JOBS=2 at a time)
 	@$(GET_KAFKA)
-	@$(BIN)/python -m pytest -m "not slow" --durations=15
+	@$(BIN)/python -m pytest -m "not slow" --durations=15 $(AT_A_TIME)
 
 # pytest's exit status 5 says that no test carries the mark, which is no failure.
 crash: $(STAMP) ## Run the long crash tests
 	@$(GET_KAFKA)
-	@$(BIN)/python -m pytest -m slow --durations=15 || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m "slow and not alone" --durations=15 $(AT_A_TIME) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m "slow and alone" --durations=15 || [ $$? -eq 5 ]
 
 lint: $(STAMP) ## Check style and format
 	@$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import ray
 from ray.dag import InputNode
 
 from holdfast import workflow
+from tests.ids import without_address
 from tests.integration.traces import mark, marks, wait_for_file
 
 pytestmark = pytest.mark.usefixtures("platform")
@@ -105,7 +106,7 @@ def test_a_running_id_is_refused_at_the_call(wid, tmp_path) -> None:
     assert ray.get(ref) == 1
 
 
-@pytest.mark.parametrize("not_a_dag", [1, "text", None, [1], lambda: 1, add], ids=str)
+@pytest.mark.parametrize("not_a_dag", [1, "text", None, [1], lambda: 1, add], ids=without_address)
 def test_what_is_not_a_dag_is_a_type_error(wid, not_a_dag) -> None:
     for call in (workflow.run, workflow.run_async, workflow.create, workflow.continuation):
         with pytest.raises(TypeError):

@@ -31,6 +31,7 @@ from holdfast.workflow.exceptions import (
     WorkflowStillActiveError,
     WorkflowTaskNotRecoverableError,
 )
+from tests.ids import without_address
 from tests.integration.leftovers import contents, nothing_left, until
 
 
@@ -300,7 +301,7 @@ def test_a_call_of_an_actor_among_the_inputs_is_refused(platform: Path) -> None:
         workflow.run(take.bind(Counter.bind().count.bind()))
 
 
-@pytest.mark.parametrize("metadata", [["list"], {"key": object()}, {1: 2}], ids=repr)
+@pytest.mark.parametrize("metadata", [["list"], {"key": object()}, {1: 2}], ids=without_address)
 def test_metadata_that_is_not_json_is_refused(platform: Path, metadata: Any) -> None:
     with nothing_left(platform), pytest.raises(ValueError, match="metadata must be"):
         workflow.run(give.bind(), metadata=metadata)

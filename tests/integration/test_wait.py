@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from holdfast import workflow
+from tests.ids import without_address
 from tests.integration.traces import mark, marks, wait_for, wait_for_file
 
 pytestmark = pytest.mark.usefixtures("platform")
@@ -161,7 +162,7 @@ def test_a_timeout_that_is_not_needed_changes_nothing() -> None:
         ([give.bind(1)], {"timeout": -1}, ValueError),
         ([give.bind(1)], {"timeout": "1"}, TypeError),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_what_cannot_be_waited_for_is_refused_at_once(nodes, options, error) -> None:
     with pytest.raises(error):

@@ -18,7 +18,7 @@ from tests.recovery.audit import Audit, note, runs
 from tests.recovery.gates import behind_a_gate, gate_then_after
 from tests.recovery.processes import of_role, the_one, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 ANSWER_S = 120.0
 _KIB_OF_GIB = 1 << 20

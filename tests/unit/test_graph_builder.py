@@ -15,6 +15,7 @@ from holdfast.actors.nodes import EventNode, SleepNode, StepNode, TaskRefNode, W
 from holdfast.actors.task_options import WorkflowOptions
 from holdfast.engine.errors import InvalidGraphError, ResultNotStoredError
 from holdfast.engine.graph import NodeKind
+from tests.ids import without_address
 
 
 @ray.remote
@@ -163,7 +164,7 @@ def test_a_large_input_is_stored_once() -> None:
     assert args == ("a", "b", [large])
 
 
-@pytest.mark.parametrize("root", [3, "dag", None, f, [f]], ids=str)
+@pytest.mark.parametrize("root", [3, "dag", None, f, [f]], ids=without_address)
 def test_what_is_no_node_is_refused(root) -> None:
     with pytest.raises(TypeError, match=type(root).__name__):
         build(root)

@@ -17,6 +17,7 @@ from holdfast.actors.task_options import (
     resolve,
 )
 from holdfast.engine.retry import RetryBudget, RetryPolicy
+from tests.ids import without_address
 
 
 def plain(x=1):
@@ -111,7 +112,7 @@ def test_only_remote_functions_are_decorated() -> None:
         ({"retry_exceptions": [3]}, "retry_exceptions"),
         ({"retry": 3}, "retry"),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_what_is_wrong_is_refused_at_once_and_named(given, said) -> None:
     with pytest.raises(ValueError, match=said):
@@ -138,7 +139,7 @@ def test_metadata_is_a_snapshot() -> None:
         ({"max_retries": -1, "retry_exceptions": True}, {}, RetryBudget(deaths=-1, errors=-1)),
         ({"max_retries": None}, {"max_retries": 4}, RetryBudget(deaths=4, errors=0)),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_the_dag_api_has_one_counter(ours, rays, expected) -> None:
     assert resolve(check_options(ours), rays).options.budget == expected
