@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import traceback
 
 import pytest
@@ -210,38 +209,6 @@ def test_the_error_of_a_task_deep_below_is_the_cause() -> None:
     with pytest.raises(workflow.WorkflowExecutionError) as failure:
         workflow.run(deeper.bind(3))
     assert str(failure.value.__cause__) == "deep"
-
-
-EXAMPLES = {
-    "WorkflowExecutionError": ("id", "detail", ValueError("cause")),
-    "OutputNotAvailableError": ("id", "detail", ValueError("cause")),
-    "StaleLeaseError": ("id", 1, 2),
-    "TaskTimeoutError": ("task", 1.5),
-    "EventTimeoutError": ("task", 1.5),
-    "ExecutorNotFoundError": ("id", "executor", 120.0),
-    "WorkflowCancellationError": ("id",),
-    "StepNotPicklableError": ("step",),
-    "WorkflowError": ("text",),
-    "HoldfastError": ("text",),
-    "TaskError": ("Type", "message", "traceback"),
-}
-CLASSES = [
-    kind
-    for name in workflow.exceptions.__all__
-    if isinstance(kind := getattr(workflow.exceptions, name), type) and issubclass(kind, Exception)
-]
-
-
-@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
-def test_every_error_survives_pickling(kind) -> None:
-    taken = kind.__init__.__code__.co_argcount - 1 if hasattr(kind.__init__, "__code__") else 1
-    args = EXAMPLES.get(kind.__name__, ("one", "two", "three")[:taken])
-    error = kind(*args)
-    again = pickle.loads(pickle.dumps(error))
-    assert type(again) is kind
-    assert (str(again), repr(again), vars(again).keys()) == (str(error), repr(error), vars(error).keys())
-    if isinstance(error, errors.WorkflowExecutionError):
-        assert repr(again.__cause__) == repr(error.__cause__) == "ValueError('cause')"
 
 
 def test_an_execution_error_crosses_a_task_with_its_cause() -> None:
