@@ -363,11 +363,7 @@ class ActorCore:
             if isinstance(held, OtherHost):
                 return held
             if held.machine.status is WorkflowStatus.RUNNING or not held.machine.idle:
-                raise (
-                    WorkflowStillActiveError("DELETE", delete.actor_id)
-                    if False
-                    else Refusal(WorkflowStillActiveError("DELETE", delete.actor_id))
-                )
+                raise Refusal(WorkflowStillActiveError("DELETE", delete.actor_id))
             seq = row.seq
             store.unlist(txn, held.row, self._actors.now_unix_s)
         if seq in self._actors.held:
