@@ -64,6 +64,7 @@ FROZEN_S = 20.0
 """A host in which nothing has run for so long is ended: some method holds the interpreter's lock."""
 
 _LOOK_EVERY_S = 1.0
+_TAKE_UP_EVERY_S = 5.0
 _NO_TIME_S = 0.003
 _IDLE_S = 30.0
 _MOST_HELD = 10_000
@@ -105,7 +106,7 @@ class VirtualActorHost:
             self._loop, name, self._folder, self._core, self._runner, alone, self._answers, sub_workflows
         )
         self._inbox, self._attempts = consequences.inbox, consequences.attempts
-        self._closed = False
+        self._closed, self._took_up_s = False, time.monotonic()
         self._wanted: set[str] = set()
         self._early: dict[tuple[int, int], Answer] = {}
         self._recover_all()
@@ -128,7 +129,7 @@ class VirtualActorHost:
         return process.pid, process.started
 
     def _look(self) -> None:
-        """Say that the interpreter's lock is to be had, and put away what has not been used."""
+        """Say that the interpreter's lock is to be had, put away what rests, take up what nobody told of."""
         if self._closed:
             faulthandler.cancel_dump_traceback_later()
             return
@@ -136,6 +137,9 @@ class VirtualActorHost:
         faulthandler.dump_traceback_later(FROZEN_S, exit=True, file=_STANDARD_ERROR)
         self._runner.put_away(_IDLE_S)
         self._core.put_away(time.time() - _IDLE_S, _MOST_HELD)
+        if time.monotonic() - self._took_up_s > _TAKE_UP_EVERY_S:
+            self._took_up_s = time.monotonic()
+            self._inbox.take_up()
         self._loop.call_later(_LOOK_EVERY_S, self._look)
 
     # -- asked by callers ----------------------------------------------------------------------------------------

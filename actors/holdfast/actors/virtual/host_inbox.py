@@ -107,9 +107,11 @@ class HostInbox:
                 self._loop.call_soon(self._work_on, [(operation, waiter)])
             elif waiter is not None and not waiter.done():
                 waiter.set_result(error)
-        self._loop.call_later(TRY_AGAIN_S, self._take_up)
+        self._loop.call_later(TRY_AGAIN_S, self.take_up)
 
-    def _take_up(self) -> None:
-        """Take up what is this host's and not driven here."""
+    def take_up(self) -> None:
+        """Take up what is this host's and not driven here: it was given to it, and the message about it was lost."""
+        if self._closed:
+            return
         for seq in self._core.not_taken_up():
             self.arrive(RecoverActor(seq=seq))
