@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import time
 from pathlib import Path
 from random import Random
@@ -72,6 +73,32 @@ class Account:
     @workflow.virtual_actor.readonly
     def look(self) -> tuple[int, dict[str, list[int]]]:
         return self.balance, self.orders
+
+
+@workflow.virtual_actor
+class Hoarder:
+    """Ends its process when its result lies in a file and its state, and the call, are nowhere."""
+
+    def __init__(self) -> None:
+        self.content = b""
+        self.killed = ""
+
+    def keep(self, content: bytes, killed: str) -> bytes:
+        self.content, self.killed = content, killed
+        return content
+
+    def __getstate__(self) -> tuple[bytes, str]:
+        if self.killed and not Path(self.killed).exists():
+            Path(self.killed).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.content, self.killed
+
+    def __setstate__(self, state: tuple[bytes, str]) -> None:
+        self.content, self.killed = state
+
+    @workflow.virtual_actor.readonly
+    def size(self) -> int:
+        return len(self.content)
 
 
 def made(cls: Any, actor_id: str, *args: Any) -> Any:
@@ -159,6 +186,48 @@ class TestBadCode:
         bad.hold_the_lock.run_async(str(tmp_path / "mended"))
         until(lambda: workflow.get_status("bad") == workflow.FAILED, "it is quarantined", within_s=200)
         assert good.write.run(1) == 1
+
+
+class TestLargeValues:
+    """A host that dies between a file and the row that names it."""
+
+    CONTENT = b"x" * 300_000
+
+    def leave_behind(self, storage: Path, tmp_path: Path) -> Any:
+        """An actor that a host has died over so."""
+        hoarder = made(Hoarder, "one")
+        kept = hoarder.keep.run_async(self.CONTENT, str(tmp_path / "killed"))
+        assert ray.get(kept, timeout=ANSWER_S) == self.CONTENT
+        # The result and the state; and what was left.
+        assert len(self.files(storage)) > 2
+        return hoarder
+
+    def files(self, storage: Path) -> list[Path]:
+        return [path for path in (storage / "blobs").rglob("*") if path.is_file()]
+
+    def test_what_it_has_left_goes_with_the_next_platform(self, storage: Path, tmp_path: Path) -> None:
+        self.leave_behind(storage, tmp_path)
+        workflow.shutdown()
+        workflow.init(str(storage))
+        until(lambda: len(self.files(storage)) == 2, "nothing but the result and the state is left")
+        assert workflow.get_actor("one").size.run() == len(self.CONTENT)
+        assert workflow.get_output("one", task_id="keep") == self.CONTENT
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(240)
+    def test_what_it_has_left_goes_when_the_actor_rests(self, storage: Path, tmp_path: Path) -> None:
+        hoarder = self.leave_behind(storage, tmp_path)
+        until(lambda: len(self.files(storage)) == 2, "nothing but the result and the state is left", within_s=200)
+        assert hoarder.size.run() == len(self.CONTENT)
+
+    def test_what_a_refused_call_brought_goes_at_once(self, storage: Path) -> None:
+        hoarder = made(Hoarder, "one")
+        once = hoarder.keep.options(idempotency_key="once")
+        assert once.run(self.CONTENT, "") == self.CONTENT
+        before = self.files(storage)
+        assert once.run(self.CONTENT, "") == self.CONTENT
+        assert ray.get(once.run_async(self.CONTENT, "")) == self.CONTENT
+        assert self.files(storage) == before
 
 
 class TestTransfers:

@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
@@ -54,6 +55,7 @@ from holdfast.engine.virtual_actor_errors import VirtualActorNotFoundError, Virt
 from holdfast.engine.virtual_actor_records import Condition, QueuedCall
 from holdfast.storage import actor_store, leases
 from holdfast.storage import workflow_store as store
+from holdfast.storage.actor_blobs import collect_all
 from holdfast.storage.actor_row import ActorRow
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.platform_lock import PlatformLock
@@ -65,6 +67,7 @@ FROZEN_S = 20.0
 
 _LOOK_EVERY_S = 1.0
 _TAKE_UP_EVERY_S = 5.0
+_COLLECT_AFTER_S = 60.0
 _NO_TIME_S = 0.003
 _IDLE_S = 30.0
 _MOST_HELD = 10_000
@@ -106,6 +109,7 @@ class VirtualActorHost:
             self._loop, name, self._folder, self._core, self._runner, alone, self._answers, sub_workflows
         )
         self._inbox, self._attempts = consequences.inbox, consequences.attempts
+        self._collector = ThreadPoolExecutor(1, thread_name_prefix="holdfast-collector")
         self._closed, self._took_up_s = False, time.monotonic()
         self._wanted: set[str] = set()
         self._early: dict[tuple[int, int], Answer] = {}
@@ -136,11 +140,20 @@ class VirtualActorHost:
         # A timer that needs no lock: it writes down where every thread is, and ends the process.
         faulthandler.dump_traceback_later(FROZEN_S, exit=True, file=_STANDARD_ERROR)
         self._runner.put_away(_IDLE_S)
-        self._core.put_away(time.time() - _IDLE_S, _MOST_HELD)
+        rested = self._core.put_away(time.time() - _IDLE_S, _MOST_HELD)
+        if rested:
+            # Whatever is in no row now was of no use then; what others write for them has its time to get a row.
+            self._loop.call_later(_COLLECT_AFTER_S, self._collect, rested, time.time())
         if time.monotonic() - self._took_up_s > _TAKE_UP_EVERY_S:
             self._took_up_s = time.monotonic()
             self._inbox.take_up()
         self._loop.call_later(_LOOK_EVERY_S, self._look)
+
+    def _collect(self, rested: Sequence[int], before_unix_s: float) -> None:
+        """Remove the blobs that no row names of actors that were put away then."""
+        if self._closed:
+            return
+        self._collector.submit(collect_all, self._folder, rested, before_unix_s)
 
     # -- asked by callers ----------------------------------------------------------------------------------------
 
@@ -273,6 +286,7 @@ class VirtualActorHost:
         """Write nothing more, and let go of the folder: this process is about to be ended."""
         self._closed = True
         self._inbox.close()
+        self._collector.shutdown(wait=False, cancel_futures=True)
         self._lock.release()
 
     async def fire(self, seqs: Sequence[int]) -> None:
@@ -319,6 +333,8 @@ class VirtualActorHost:
             return error
         outcome = await self._operate(operation)
         assert not isinstance(outcome, ActorDone), f"a call was answered by {outcome!r}"
+        if not _may_be_stored(outcome):
+            self._requests.discard(operation)
         if isinstance(outcome, OtherHost):
             return self._sent_on(outcome)
         return outcome
@@ -346,6 +362,11 @@ class VirtualActorHost:
             mine = leases.held_by(txn, self._name)
         for seq in dict.fromkeys([*died_in, *mine]):
             self._inbox.arrive(RecoverActor(seq=seq, died_in=died_in.get(seq, "")))
+
+
+def _may_be_stored(outcome: ActorOutcome) -> bool:
+    """Whether a call was accepted just now, or may have been: of a commit that failed nobody knows."""
+    return outcome.fresh if isinstance(outcome, CallAccepted) else isinstance(outcome, StorageError)
 
 
 def _called(request: CallRequest) -> str:

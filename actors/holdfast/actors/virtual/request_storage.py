@@ -88,6 +88,12 @@ class RequestStorage:
             return request.arguments
         return Blob(self._folder.blobs.write(group, request.arguments), request.arguments.nbytes)
 
+    def discard(self, operation: CreateActor | AcceptCall) -> None:
+        """Remove what was stored for a request that came to nothing: it was refused, or known from before."""
+        arguments = operation.call.arguments
+        if isinstance(arguments, Blob):
+            self._folder.blobs.delete(arguments.key)
+
     def _group_of(self, request: CallRequest) -> str | None:
         with self._kv.read() as txn:
             row = actor_store.find(txn, request.actor_id)
