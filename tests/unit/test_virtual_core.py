@@ -39,6 +39,7 @@ from holdfast.engine.graph import Graph, NodeSpec
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor import key_mark
 from holdfast.engine.virtual_actor_errors import (
+    CallOutcomeForgottenError,
     HostReplacedError,
     IdTakenError,
     MailboxFullError,
@@ -185,6 +186,32 @@ def test_a_repeated_call_gets_the_first_answer() -> None:
         assert outcome.outcome.value is not None
         assert bytes(outcome.outcome.value.base.inband) == b"first"
         assert not outcome.fresh
+
+
+def test_a_call_that_has_ended_and_is_forgotten_is_not_made_again_by_who_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(actor_store, "HISTORY_S", -1.0)
+    house = House()
+    house.hosts["one"] = ActorCore(house.kv, "one", house.place, history=2)
+    house.made()
+    outcome = house.ask(house.call("1"))
+    assert isinstance(outcome, CallAccepted)
+    house.end()
+    again = replace(house.call("1"), accepted=outcome.number)
+    known = house.ask(again)
+    assert isinstance(known, CallAccepted)
+    assert known.outcome is not None
+    for nonce in ("2", "3", "4"):
+        house.perform(house.call(nonce, logged=False))
+        house.end()
+    version = house.row().standing.version
+    for logged in (True, False):
+        refused = house.ask(replace(again, logged=logged))
+        assert isinstance(refused, CallOutcomeForgottenError)
+        assert "number 1" in str(refused)
+    assert house.row().standing.version == version
+    assert house.hosts["one"].held[1].machine.length == 0
 
 
 def test_readers_get_what_is_committed_wherever_the_actor_is() -> None:

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -159,13 +160,19 @@ class VirtualActorHost:
 
     async def call(self, request: CallRequest) -> Answer | Elsewhere | Exception:
         """Run a method that may write, and wait for what comes of it."""
-        return await self._call(request, logged=False)
+        while True:
+            outcome = await self._accept(request, logged=False)
+            if not isinstance(outcome, CallAccepted):
+                return outcome
+            answer = await self._answer_of(outcome, request)
+            if answer is not None:
+                return answer
 
     async def submit(self, request: CallRequest) -> ActorDone | Elsewhere | Exception:
         """Accept a call, or make an actor: durable when this returns."""
         outcome = await self._accept(request, logged=True)
         if isinstance(outcome, CallAccepted):
-            return ActorDone(seq=outcome.seq, fresh=outcome.fresh)
+            return ActorDone(seq=outcome.seq, fresh=outcome.fresh, number=outcome.number)
         return outcome
 
     async def start(self, request: CallRequest, acknowledge_to: str) -> Any:
@@ -182,7 +189,7 @@ class VirtualActorHost:
             # Whoever hears that it is refused asks in the ordinary way. Repeated by Ray, it was accepted long ago.
             return await self.result(request)
         found = await self._answer_of(outcome, request)
-        return await self.result(request) if found is None else _delivered(found)
+        return await self.result(_known(request, outcome)) if found is None else _delivered(found)
 
     async def _make_durable(self, accepted: CallAccepted, nonce: str) -> bool:
         """Have a call that was accepted written, or done: what is over in no time is one transaction in all."""
@@ -198,10 +205,18 @@ class VirtualActorHost:
 
     async def result(self, request: CallRequest) -> Any:
         """The value of a call that was accepted: what Ray hands to whoever reads the reference."""
-        found = await self._call(request, logged=True)
-        while isinstance(found, Elsewhere):
+        while True:
+            outcome = await self._accept(request, logged=True)
+            if isinstance(outcome, CallAccepted):
+                found = await self._answer_of(outcome, request)
+                if found is not None:
+                    return _delivered(found)
+                request = _known(request, outcome)
+                continue
+            if not isinstance(outcome, Elsewhere):
+                raise outcome
             try:
-                host = ray.get_actor(found.executor, namespace=names.NAMESPACE)
+                host = ray.get_actor(outcome.executor, namespace=names.NAMESPACE)
             except ValueError:
                 await asyncio.sleep(_TRY_AGAIN_S)
                 continue
@@ -210,8 +225,8 @@ class VirtualActorHost:
             if isinstance(refusal, Exception):
                 raise refusal
             stored = self._stored(request)
-            found = await self._call(request, logged=True) if stored is None else stored
-        return _delivered(found)
+            if stored is not None:
+                return _delivered(stored)
 
     async def wait_for_call(self, request: CallRequest) -> Exception | None:
         """Return when a call has ended, or another host is to be asked; what it is refused with, if it is."""
@@ -299,15 +314,6 @@ class VirtualActorHost:
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
-    async def _call(self, request: CallRequest, *, logged: bool) -> Answer | Elsewhere | Exception:
-        while True:
-            outcome = await self._accept(request, logged=logged)
-            if not isinstance(outcome, CallAccepted):
-                return outcome
-            answer = await self._answer_of(outcome, request)
-            if answer is not None:
-                return answer
-
     async def _answer_of(self, accepted: CallAccepted, request: CallRequest) -> Answer | None:
         """What came of a call; None when somebody else has the actor, or it has to be begun again."""
         if accepted.outcome is not None:
@@ -362,6 +368,11 @@ class VirtualActorHost:
             mine = leases.held_by(txn, self._name)
         for seq in dict.fromkeys([*died_in, *mine]):
             self._inbox.arrive(RecoverActor(seq=seq, died_in=died_in.get(seq, "")))
+
+
+def _known(request: CallRequest, accepted: CallAccepted) -> CallRequest:
+    """A request whose call has had a row: when that is gone, the call is over."""
+    return replace(request, accepted=accepted.number)
 
 
 def _may_be_stored(outcome: ActorOutcome) -> bool:

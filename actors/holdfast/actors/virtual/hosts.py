@@ -24,6 +24,8 @@ from holdfast.actors.virtual.host import VirtualActorHost
 from holdfast.actors.virtual.hosting import kind_of
 from holdfast.actors.virtual.requests import ActorPlace, CallView
 from holdfast.engine.errors import HoldfastError
+from holdfast.engine.names import was_given
+from holdfast.engine.virtual_actor_errors import CallOutcomeForgottenError
 from holdfast.engine.virtual_actor_records import QueuedCall
 from holdfast.storage import actor_reminders, actor_store, leases
 from holdfast.storage import workflow_store as store
@@ -269,12 +271,18 @@ class VirtualHosts:
         return None if found is None else [replace(one, arguments=b"") for one in found]
 
     def call(self, actor_id: str, name: str) -> CallView | None:
-        """A writing call by its name; None when it is not known."""
+        """A writing call by its name; None when there was none.
+
+        Raises:
+            CallOutcomeForgottenError: It is not kept any more.
+        """
         with self._kv.read() as txn:
             row = actor_store.find(txn, actor_id)
             number = None if row is None else actor_store.call_of_name(txn, row.seq, name)
             call = None if row is None or number is None else actor_store.get_call(txn, row.seq, number)
         if call is None:
+            if row is not None and was_given(row.standing.names, name):
+                raise CallOutcomeForgottenError(actor_id, name)
             return None
         ended = not isinstance(call, QueuedCall)
         spec = call.spec if isinstance(call, QueuedCall) else call

@@ -60,7 +60,7 @@ class RequestStorage:
             inside=request.inside,
         )
         if made_of is None:
-            return AcceptCall(actor_id=request.actor_id, call=spec, logged=logged)
+            return AcceptCall(actor_id=request.actor_id, call=spec, logged=logged, accepted=request.accepted)
         return CreateActor(
             actor_id=request.actor_id,
             call=spec,
