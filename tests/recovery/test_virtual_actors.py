@@ -149,6 +149,27 @@ class TestHostDeath:
         assert ray.get(reference, timeout=ANSWER_S) is None
         assert sleeper.has_slept.run() is True
 
+    def test_a_workflow_that_a_method_starts_is_started_once(self, storage: Path, tmp_path: Path) -> None:
+        @workflow.step
+        def pay(path: str) -> str:
+            with Path(path).open("a") as file:
+                file.write("paid\n")
+            return "paid"
+
+        @workflow.virtual_actor
+        class Shop:
+            def check_out(self, ledger: str, killed: str) -> str:
+                workflow.run_async(pay.step(ledger), workflow_id="order-1")
+                if not Path(killed).exists():
+                    Path(killed).touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return "order-1"
+
+        ledger = tmp_path / "ledger"
+        assert made(Shop, "shop").check_out.run(str(ledger), str(tmp_path / "killed")) == "order-1"
+        assert workflow.get_output("order-1") == "paid"
+        assert ledger.read_text() == "paid\n"
+
     def test_the_management_actor_may_die(self, storage: Path) -> None:
         ledger = made(Ledger, "one")
         management, host = the_one("management"), the_one(HOST)

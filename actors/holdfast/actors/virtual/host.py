@@ -143,8 +143,8 @@ class VirtualActorHost:
         self._runner.put_away(_IDLE_S)
         rested = self._core.put_away(time.time() - _IDLE_S, _MOST_HELD)
         if rested:
-            # Whatever is in no row now was of no use then; what others write for them has its time to get a row.
-            self._loop.call_later(_COLLECT_AFTER_S, self._collect, rested, time.time())
+            # What they were brought before that, and is in no row by then, is on its way no more.
+            self._loop.call_later(_COLLECT_AFTER_S, self._collect, rested, time.time() - _IDLE_S)
         if time.monotonic() - self._took_up_s > _TAKE_UP_EVERY_S:
             self._took_up_s = time.monotonic()
             self._inbox.take_up()
