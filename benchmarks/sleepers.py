@@ -24,6 +24,7 @@ from typing import Any
 import ray
 
 from benchmarks.machine import machine_line
+from benchmarks.memory import memory_of_all
 from holdfast import workflow
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.listeners import TimerListener
@@ -80,12 +81,12 @@ def measure(count: int, asleep_s: float, spread_s: float, rate: float = 300.0) -
         for at in range(200):
             workflow.submit(workflow.sleep(0.0), workflow_id=f"warm-up-{at}")
         _see_ended(opened, 200)
-        before = _memory()
+        before = memory_of_all()
         # All of one time: no other way is there to have the last asleep when the first wakes.
         plan = Plan(count=count, first_due_unix_s=time.time() + count / rate + 5 + asleep_s, spread_s=spread_s)
         submitted_s = _submit(plan)
         late_start = time.time() > plan.first_due_unix_s
-        asleep = _memory()
+        asleep = memory_of_all()
         restart_s = _restart_management()
         in_time = time.time() < plan.first_due_unix_s
         seen = _see_ended(opened, 200 + count)
@@ -94,7 +95,7 @@ def measure(count: int, asleep_s: float, spread_s: float, rate: float = 300.0) -
         opened.close()
         workflow.shutdown()
         ray.shutdown()
-    growth = {pid: kib - before.get(pid, ("", 0))[1] for pid, (_, kib) in asleep.items()}
+    growth = {pid: one.kib - (before[pid].kib if pid in before else 0) for pid, one in asleep.items()}
     largest = max(growth, key=lambda pid: growth[pid])
     return {
         "sleepers": count,
@@ -103,7 +104,7 @@ def measure(count: int, asleep_s: float, spread_s: float, rate: float = 300.0) -
         "submissions_per_s": round(count / submitted_s, 1),
         "kib_each": round(sum(growth.values()) / count, 2),
         "processes_more": len(asleep) - len(before),
-        "largest_growth": {"process": asleep[largest][0], "kib": growth[largest]},
+        "largest_growth": {"process": asleep[largest].name, "kib": growth[largest]},
         "management_restart_s": round(restart_s, 3),
         "woken": len(ends),
         "early": sum(ended < plan.due(at) for at, ended in ends.items()),
@@ -170,30 +171,6 @@ def _restart_management() -> float:
                 return time.perf_counter() - begun
         except ray.exceptions.RayActorError:
             time.sleep(_LOOK_EVERY_S)
-
-
-def _memory() -> dict[int, tuple[str, int]]:
-    """(name, proportional set size in KiB) of this process and all below it."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found: dict[int, tuple[str, int]] = {}
-    left = [os.getpid()]
-    while left:
-        pid = left.pop()
-        left.extend(children.get(pid, ()))
-        try:
-            name = (Path("/proc") / str(pid) / "comm").read_text().strip()
-            lines = (Path("/proc") / str(pid) / "smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        found[pid] = name, next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return found
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from holdfast.storage.folder import StorageFolder
 from holdfast.storage.garbage import collect_garbage
 from holdfast.storage.interface import KeyValueStore, WriteTransaction
 from holdfast.storage.payload import Payload
-from holdfast.storage.record_codec import Blob
+from holdfast.storage.record_codec import Blob, Referring
 from holdfast.storage.retention import Retention, remove_finished
 from holdfast.storage.workflow_row import WorkflowRow
 
@@ -352,10 +352,10 @@ def test_retention_never_touches_an_actor(store: KeyValueStore) -> None:
         assert actor_store.find(txn, "cart") == row
 
 
-def test_blobs_of_an_actor_are_no_garbage_until_it_is_deleted(tmp_path: Path) -> None:
+def test_what_an_actor_was_given_by_reference_is_no_garbage_until_it_is_deleted(tmp_path: Path) -> None:
     folder = StorageFolder.open(tmp_path / "storage")
     try:
-        folder.blobs.write(NONCE, Payload(b"large"))
+        folder.blobs.write(NONCE, Payload(b"of an ObjectRef"), name="0b" * 20)
         with folder.kv.write() as txn:
             row = actor_store.create(txn, actor_row())
         assert collect_garbage(folder, before_unix_s=1e12) == 0
@@ -430,3 +430,70 @@ def test_an_actor_is_described_as_its_rows_say(store: KeyValueStore) -> None:
         found = actor_store.describe(txn, row)
     assert (found.mailbox_length, found.reminders, found.host) == (1, 5, "host")
     assert (found.status, found.class_name, found.class_version) == (WorkflowStatus.RESUMABLE, "shop.Cart", 3)
+
+
+def test_only_what_no_row_of_an_actor_names_is_garbage(tmp_path: Path) -> None:
+    folder = StorageFolder.open(tmp_path / "storage")
+    blobs = folder.blobs
+
+    def large() -> Blob:
+        return Blob(blobs.write(NONCE, Payload(b"large")), 5)
+
+    state, error, arguments, value, failure, reminded = (large() for _ in range(6))
+    object_in_state = blobs.write(NONCE, Payload(b"of an ObjectRef"), name="0b" * 20)
+    sub_group = "5b" * 16
+    given_to_sub = blobs.write(sub_group, Payload(b"given to a sub-workflow"))
+    left = [large().key for _ in range(3)]
+    try:
+        with folder.kv.write() as txn:
+            row = actor_store.create(txn, actor_row())
+            queued = QueuedCall(
+                number=3, name="add", spec=CallSpec(method="add", nonce="n", arguments=arguments), accepted_unix_s=1.0
+            )
+            continues = SubWorkflow(
+                workflow_id="cart/add",
+                nonce=sub_group,
+                request=SubRequest(graph=Graph(nodes=(NodeSpec(task_id="t"),), sink=0)),
+            )
+            with_value = replace(finished(1), outcome=Outcome(value=Value(Referring(value, ("key",))), version=1))
+            with_error = replace(finished(2), outcome=Outcome(error=failure))
+            standing = Standing(state=ActorState(state), error=error, condition=Condition.SUSPENDED, initialized=True)
+            row = actor_store.write_records(
+                txn,
+                row,
+                [
+                    CallLogged(call=replace(queued, continues=continues)),
+                    CallEnded(call=with_value, logged=False),
+                    CallEnded(call=with_error, logged=False),
+                    StandingChanged(standing=standing, state_changed=True),
+                ],
+                now_unix_s=NOW,
+            ).row
+            reminder = Reminder(name="r", method="add", timing={}, next_due_unix_s=1.0, nonce="r", arguments=reminded)
+            actor_reminders.save(txn, row.seq, reminder, was=None)
+        assert collect_garbage(folder, before_unix_s=1.0) == 0
+        assert collect_garbage(folder, before_unix_s=1e12) == len(left)
+        assert not any(blobs.exists(key) for key in left)
+        assert all(blobs.exists(one.key) for one in (state, error, arguments, value, failure, reminded))
+        assert blobs.exists(object_in_state)
+        assert blobs.exists(given_to_sub)
+        assert collect_garbage(folder, before_unix_s=1e12) == 0
+    finally:
+        folder.close()
+
+
+def test_nothing_is_garbage_where_a_row_of_an_actor_cannot_be_read(tmp_path: Path) -> None:
+    folder = StorageFolder.open(tmp_path / "storage")
+    try:
+        key = folder.blobs.write(NONCE, Payload(b"large"))
+        with folder.kv.write() as txn:
+            row = actor_store.create(txn, actor_row())
+            txn.put(layout.ended_call(row.seq, 7), b"no row")
+        assert collect_garbage(folder, before_unix_s=1e12) == 0
+        with folder.kv.write() as txn:
+            txn.delete(layout.ended_call(row.seq, 7))
+            txn.put(layout.actor(row.seq), b"no row")
+        assert collect_garbage(folder, before_unix_s=1e12) == 0
+        assert folder.blobs.exists(key)
+    finally:
+        folder.close()

@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from holdfast import workflow
-from holdfast.actors.virtual.runner import THREADS
+from holdfast.actors.virtual.rooms import THREADS
 
 pytestmark = pytest.mark.usefixtures("platform")
 

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from holdfast import workflow
-from holdfast.workflow.exceptions import IdTakenError, WorkflowExecutionError
+from holdfast.workflow.exceptions import IdTakenError, VirtualActorNotFoundError, WorkflowExecutionError
 
 pytestmark = pytest.mark.usefixtures("platform")
 
@@ -60,6 +60,9 @@ class Worker:
     def double_of_own(self, by: int) -> Any:
         return double.step(self.add.step(by))
 
+    def add_six_later(self, number: int) -> Any:
+        return workflow.continuation(add_three.bind(add_three.bind(number)))
+
     def count_down(self, number: int) -> Any:
         self.total += 1
         return self.count_down.step(number - 1) if number > 1 else self.total
@@ -105,6 +108,10 @@ def test_a_step_that_a_method_returns_gives_its_value(wid: str) -> None:
 
 def test_a_node_that_a_method_returns_gives_its_value(wid: str) -> None:
     assert made(Worker, wid).add_three_later.run(4) == 7
+
+
+def test_a_continuation_that_a_method_returns_gives_its_value(wid: str) -> None:
+    assert made(Worker, wid).add_six_later.run(4) == 10
 
 
 def test_a_method_of_its_own_is_a_step(wid: str) -> None:
@@ -188,6 +195,18 @@ class TestSuspending:
         workflow.resume(wid)
         assert workflow.get_output(wid, task_id="break_later") == "mended"
         assert strict.add.run(1) == 2
+
+    def test_who_waits_for_one_that_is_deleted_is_told(self, wid: str, tmp_path: Path) -> None:
+        strict = made(Strict, wid)
+        with pytest.raises(OSError, match="not there"):
+            strict.stumble.run(str(tmp_path / "thing"))
+        waiting = [strict.add.run_async(number) for number in (1, 2)]
+        workflow.delete(wid)
+        for one in waiting:
+            with pytest.raises(VirtualActorNotFoundError, match=wid):
+                ray.get(one)
+        # The calls are not made by another of its id.
+        assert made(Strict, wid).value.run() == 0
 
     def test_a_sound_one_is_not_resumable(self, wid: str) -> None:
         made(Strict, wid)

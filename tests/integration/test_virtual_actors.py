@@ -15,12 +15,15 @@ import ray
 from holdfast import workflow
 from holdfast.engine.errors import ResultNotStoredError, TaskTimeoutError
 from holdfast.engine.virtual_actor_errors import (
+    CallOutcomeForgottenError,
     IdTakenError,
     MailboxFullError,
     VirtualActorCycleError,
     VirtualActorNotFoundError,
     VirtualActorStateError,
 )
+from holdfast.storage import actor_store, layout
+from holdfast.storage.folder import StorageFolder
 from holdfast.workflow.virtual_actor_class import VirtualActorNotInitializedError
 
 pytestmark = pytest.mark.usefixtures("platform")
@@ -84,6 +87,12 @@ class Counter:
         self.seen.append(-1)
         self.count = -5
         return self.seen
+
+    @workflow.virtual_actor.readonly
+    def meet(self, folder: str, number: int, count: int) -> int:
+        (Path(folder) / f"reader-{number}").touch()
+        wait_for(lambda: len(list(Path(folder).glob("reader-*"))) == count)
+        return count
 
     @workflow.virtual_actor.readonly
     def ids(self) -> tuple[str | None, str | None]:
@@ -177,6 +186,23 @@ class TestKeeping:
         assert ray.get(add.remote(counter)) == 5
         assert workflow.run(add.bind(counter), workflow_id=f"{wid}-of-workflow") == 9
 
+    def test_a_ray_actor_calls_one(self, wid: str) -> None:
+        @ray.remote(num_cpus=0)
+        class Asks:
+            def by_handle(self, handle: Any) -> int:
+                return int(handle.add.run(1))
+
+            async def by_id(self, actor_id: str) -> int:
+                found = await workflow.aio.get_actor(actor_id)
+                return int(await found.add.aio.run(1))
+
+        counter = Counter.get_or_create(wid)
+        asks = [Asks.remote() for _ in range(2)]
+        answers = [asks[0].by_handle.remote(counter), asks[1].by_id.remote(wid)]
+        assert sorted(ray.get(answers)) == [1, 2]
+        for one in asks:
+            ray.kill(one)
+
     def test_the_twins_for_async_code(self, wid: str) -> None:
         async def use() -> list[Any]:
             counter = await Counter.aio.get_or_create(wid, 1)
@@ -187,6 +213,21 @@ class TestKeeping:
             return [first, second, many]
 
         assert asyncio.run(use()) == [2, 3, [3] * 10]
+
+    def test_the_twins_that_tell_of_actors(self, wid: str) -> None:
+        async def use() -> tuple[Any, Any]:
+            await Counter.aio.get_or_create(wid, 1)
+            return await workflow.aio.list_actors(prefix=wid), await workflow.aio.describe(wid)
+
+        listed, described = asyncio.run(use())
+        assert [one.actor_id for one in listed] == [wid] == [described.actor_id]
+
+    def test_readers_run_at_once(self, wid: str, tmp_path: Path) -> None:
+        counter = Counter.get_or_create(wid)
+        ray.get(counter.ready())
+        # Each of them ends when the others have begun.
+        readers = [counter.meet.run_async(str(tmp_path), number, 4) for number in range(4)]
+        assert ray.get(readers) == [4] * 4
 
 
 class TestOptions:
@@ -211,6 +252,10 @@ class TestOptions:
         assert value is None
         assert isinstance(error, LookupError)
         assert counter.add.options(catch_exceptions=True).run(1) == (2, None)
+
+    def test_ray_options_of_a_call_change_nothing_for_one(self, wid: str) -> None:
+        counter = Counter.get_or_create(wid)
+        assert counter.add.options(num_cpus=2, resources={"not here": 1}).run(1) == 1
 
     def test_one_idempotency_key_is_one_call(self, wid: str) -> None:
         counter = Counter.get_or_create(wid)
@@ -273,6 +318,27 @@ class TestStanding:
         with pytest.raises(ValueError, match="No such task_id 'other'"):
             workflow.get_metadata(wid, "other")
 
+    def test_a_call_that_is_not_kept_any_more_is_told_from_one_that_never_was(self, wid: str, platform: Path) -> None:
+        counter = Counter.get_or_create(wid)
+        for _ in range(3):
+            counter.add.run(1)
+        # As a thousand calls and a minute later.
+        folder = StorageFolder.open(platform, create=False)
+        with folder.kv.write() as txn:
+            seq = actor_store.seq_of(txn, wid)
+            assert seq is not None
+            number = actor_store.call_of_name(txn, seq, "add_1")
+            assert number is not None
+            txn.delete(layout.ended_call(seq, number))
+            txn.delete(layout.call_name(seq, "add_1"))
+        folder.close()
+        with pytest.raises(CallOutcomeForgottenError, match=f"add_1 of virtual actor '{wid}'"):
+            workflow.get_metadata(wid, "add_1")
+        with pytest.raises(CallOutcomeForgottenError, match=f"add_1 of virtual actor '{wid}'"):
+            workflow.get_output(wid, task_id="add_1")
+        with pytest.raises(ValueError, match="No such task_id 'add_7'"):
+            workflow.get_metadata(wid, "add_7")
+
     def test_it_is_described(self, wid: str) -> None:
         counter = Counter.get_or_create(wid)
         counter.add.run(1)
@@ -294,9 +360,25 @@ class TestStanding:
             (Other if number % 2 else Counter).get_or_create(f"{wid}-{number}")
         assert [one.actor_id for one in workflow.list_actors(prefix=wid)] == [f"{wid}-{n}" for n in range(4)]
         assert [one.actor_id for one in workflow.list_actors(Other)] == [f"{wid}-1", f"{wid}-3"]
+        named = Other.definition.name
+        assert workflow.list_actors(named) == workflow.list_actors(Other)
+        assert {one.class_name for one in workflow.list_actors(named)} == {named}
         page = workflow.list_actors(prefix=wid, limit=3)
         rest = workflow.list_actors(prefix=wid, limit=3, after=page[-1].actor_id)
         assert [len(page), len(rest)] == [3, 1]
+
+    @pytest.mark.parametrize(
+        ("asked", "error"),
+        [
+            ({"limit": 0}, ValueError),
+            ({"limit": True}, TypeError),
+            ({"limit": "3"}, TypeError),
+            ({"cls": int}, TypeError),
+        ],
+    )
+    def test_a_list_that_cannot_be_is_refused(self, asked: dict[str, Any], error: type[Exception]) -> None:
+        with pytest.raises(error, match=r"limit|cls"):
+            workflow.list_actors(**asked)
 
     def test_a_deleted_one_is_gone_and_its_id_is_free(self, wid: str) -> None:
         counter = Counter.get_or_create(wid, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import time
 from pathlib import Path
 from random import Random
@@ -74,6 +75,32 @@ class Account:
         return self.balance, self.orders
 
 
+@workflow.virtual_actor
+class Hoarder:
+    """Ends its process when its result lies in a file and its state, and the call, are nowhere."""
+
+    def __init__(self) -> None:
+        self.content = b""
+        self.killed = ""
+
+    def keep(self, content: bytes, killed: str) -> bytes:
+        self.content, self.killed = content, killed
+        return content
+
+    def __getstate__(self) -> tuple[bytes, str]:
+        if self.killed and not Path(self.killed).exists():
+            Path(self.killed).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.content, self.killed
+
+    def __setstate__(self, state: tuple[bytes, str]) -> None:
+        self.content, self.killed = state
+
+    @workflow.virtual_actor.readonly
+    def size(self) -> int:
+        return len(self.content)
+
+
 def made(cls: Any, actor_id: str, *args: Any) -> Any:
     actor = cls.get_or_create(actor_id, *args)
     ray.get(actor.ready(), timeout=ANSWER_S)
@@ -122,6 +149,27 @@ class TestHostDeath:
         assert ray.get(reference, timeout=ANSWER_S) is None
         assert sleeper.has_slept.run() is True
 
+    def test_a_workflow_that_a_method_starts_is_started_once(self, storage: Path, tmp_path: Path) -> None:
+        @workflow.step
+        def pay(path: str) -> str:
+            with Path(path).open("a") as file:
+                file.write("paid\n")
+            return "paid"
+
+        @workflow.virtual_actor
+        class Shop:
+            def check_out(self, ledger: str, killed: str) -> str:
+                workflow.run_async(pay.step(ledger), workflow_id="order-1")
+                if not Path(killed).exists():
+                    Path(killed).touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return "order-1"
+
+        ledger = tmp_path / "ledger"
+        assert made(Shop, "shop").check_out.run(str(ledger), str(tmp_path / "killed")) == "order-1"
+        assert workflow.get_output("order-1") == "paid"
+        assert ledger.read_text() == "paid\n"
+
     def test_the_management_actor_may_die(self, storage: Path) -> None:
         ledger = made(Ledger, "one")
         management, host = the_one("management"), the_one(HOST)
@@ -159,6 +207,48 @@ class TestBadCode:
         bad.hold_the_lock.run_async(str(tmp_path / "mended"))
         until(lambda: workflow.get_status("bad") == workflow.FAILED, "it is quarantined", within_s=200)
         assert good.write.run(1) == 1
+
+
+class TestLargeValues:
+    """A host that dies between a file and the row that names it."""
+
+    CONTENT = b"x" * 300_000
+
+    def leave_behind(self, storage: Path, tmp_path: Path) -> Any:
+        """An actor that a host has died over so."""
+        hoarder = made(Hoarder, "one")
+        kept = hoarder.keep.run_async(self.CONTENT, str(tmp_path / "killed"))
+        assert ray.get(kept, timeout=ANSWER_S) == self.CONTENT
+        # The result and the state; and what was left.
+        assert len(self.files(storage)) > 2
+        return hoarder
+
+    def files(self, storage: Path) -> list[Path]:
+        return [path for path in (storage / "blobs").rglob("*") if path.is_file()]
+
+    def test_what_it_has_left_goes_with_the_next_platform(self, storage: Path, tmp_path: Path) -> None:
+        self.leave_behind(storage, tmp_path)
+        workflow.shutdown()
+        workflow.init(str(storage))
+        until(lambda: len(self.files(storage)) == 2, "nothing but the result and the state is left")
+        assert workflow.get_actor("one").size.run() == len(self.CONTENT)
+        assert workflow.get_output("one", task_id="keep") == self.CONTENT
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(240)
+    def test_what_it_has_left_goes_when_the_actor_rests(self, storage: Path, tmp_path: Path) -> None:
+        hoarder = self.leave_behind(storage, tmp_path)
+        until(lambda: len(self.files(storage)) == 2, "nothing but the result and the state is left", within_s=200)
+        assert hoarder.size.run() == len(self.CONTENT)
+
+    def test_what_a_refused_call_brought_goes_at_once(self, storage: Path) -> None:
+        hoarder = made(Hoarder, "one")
+        once = hoarder.keep.options(idempotency_key="once")
+        assert once.run(self.CONTENT, "") == self.CONTENT
+        before = self.files(storage)
+        assert once.run(self.CONTENT, "") == self.CONTENT
+        assert ray.get(once.run_async(self.CONTENT, "")) == self.CONTENT
+        assert self.files(storage) == before
 
 
 class TestTransfers:

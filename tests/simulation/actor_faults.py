@@ -24,6 +24,7 @@ from holdfast.engine.virtual_actor_records import (
 )
 from holdfast.engine.virtual_actor_signals import MethodRaised, MethodReturned
 from holdfast.storage import actor_reminders, actor_store, layout, leases, subscriptions
+from holdfast.storage.interface import WriteTransaction
 from tests.simulation.actor_hosts import Host
 from tests.simulation.actor_plans import dump_state, load_state, value_of
 from tests.simulation.actor_world import ActorWorld, MakeActorWorld
@@ -52,6 +53,15 @@ def _without_key(operation: ActorOperation) -> ActorOperation:
     if isinstance(operation, AcceptCall):
         return replace(operation, call=replace(operation.call, key=""))
     return operation
+
+
+class ForgetfulWorld(ActorWorld):
+    """What a host that is gone was to take up stays with it."""
+
+    fewer_hosts = 1.0
+
+    def give_away(self, txn: WriteTransaction) -> None:
+        return
 
 
 class CarelessWorld(ActorWorld):
@@ -245,5 +255,6 @@ FAULTS = (
     ActorFault("an event that finds no room is lost", _drop_refused_events),
     ActorFault("the status is not written", _list_no_status),
     ActorFault("nobody knows who has work", _list_no_work),
+    ActorFault("what a host had that is gone is left with it", make=ForgetfulWorld),
     ActorFault("marks of calls outlive their actor", _leave_marks),
 )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from random import Random
 
+from holdfast.actors.virtual.forsaken import give_away
 from holdfast.actors.virtual.operations import (
     AcceptCall,
     ActorBatch,
@@ -78,7 +79,12 @@ class ActorWorld:
 
     Args:
         random: Decides all that happens.
+
+    Attributes:
+        fewer_hosts: How often it comes about that a host does not come back.
     """
+
+    fewer_hosts = 0.15
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -100,6 +106,7 @@ class ActorWorld:
         self.views = {name: dict.fromkeys(self.actors, (0, "one")) for name in HOSTS}
         self._moves = 0
         self.hosts = {name: Host(self, name) for name in HOSTS}
+        self.gone = ""
         self._asking = 0
         self._marks = 0
         self._resumes = 0
@@ -130,6 +137,11 @@ class ActorWorld:
                 self.clock.after(random.uniform(0, 10), lambda actor=actor: self._move(actor))  # type: ignore[misc]
         if random.random() < 0.2:
             self._begin_events()
+        if random.random() < self.fewer_hosts:
+            # All belong to the one that will be gone, so that it leaves something behind.
+            for view in self.views.values():
+                view.update(dict.fromkeys(self.actors, (0, "two")))
+            self.clock.after(random.uniform(0, 8), self._have_fewer_hosts)
         self._operate()
         happenings = 0
         while self.clock.step() or self._go_on():
@@ -206,7 +218,7 @@ class ActorWorld:
     def _move(self, actor: str) -> None:
         """The hosts change: each learns of it in its time."""
         self._moves += 1
-        news = (self._moves, self.random.choice(HOSTS[:2]))
+        news = (self._moves, self.random.choice(HOSTS[:2]) if not self.gone else "one")
 
         def learn(name: str) -> None:
             self.views[name][actor] = max(news, self.views[name][actor])
@@ -531,6 +543,8 @@ class ActorWorld:
         died = {seq: mark for (seq, _, _), mark in host.running.items()}
 
         def come_back() -> None:
+            if host.name == self.gone:
+                return
             new = self.hosts[host.name] = Host(self, host.name)
             for seq in died:
                 new.arrive(RecoverActor(seq=seq, died_in="m"))
@@ -540,6 +554,32 @@ class ActorWorld:
                 self.clock.after(self.random.uniform(0, 3), other.recover)
 
         self.clock.after(self.random.uniform(0, 5), come_back)
+
+    def _have_fewer_hosts(self) -> None:
+        """The platform is started anew with one host less, and somebody sees what that one was to take up."""
+        self.gone = "two"
+        for actor in self.actors:
+            self._moves += 1
+            for name in HOSTS:
+                self.views[name][actor] = (self._moves + 1_000, "one")
+        for host in list(self.hosts.values()):
+            if not host.dead:
+                self.crash(host)
+
+        def look() -> None:
+            self.hosts["one"].recover()
+
+        def see() -> None:
+            with self.disk.store.write() as txn:
+                self.give_away(txn)
+            # No message says so: who has been given something finds it when it looks.
+            self.clock.after(5.0, look)
+
+        self.clock.after(self.random.uniform(0, 10), see)
+
+    def give_away(self, txn: WriteTransaction) -> None:
+        """Give what a host that is gone had to those there are."""
+        give_away(txn, [self.gone], lambda row: self.place("one", row))
 
     def _fate(self) -> Fate:
         if self.working is None or self.crashes <= 0 or self.random.random() > 0.12:

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from holdfast.engine.names import TaskNames
+from holdfast.engine.names import TaskNames, was_given
 
 
 def assigned(*asked: str) -> list[str]:
@@ -78,3 +78,9 @@ def test_single_ids_are_not_among_the_repeated_ones() -> None:
     names.assign("pay")
     names.assign("pay")
     assert dict(names.repeated) == {"pay": 2}
+
+
+def test_counts_tell_which_ids_were_given() -> None:
+    counts = {"add": 3, "a_1": 2}
+    assert [name for name in ("add", "add_1", "add_2", "a_1", "a_1_1") if not was_given(counts, name)] == []
+    assert [name for name in ("add_3", "add_0", "add_01", "a", "a_1_2", "other", "") if was_given(counts, name)] == []

@@ -25,7 +25,7 @@ EXAMPLES: dict[type[HoldfastError], tuple[tuple[Any, ...], tuple[str, ...]]] = {
     errors.CallNotWithdrawnError: (("cart", "add_1"), ("'cart'", "add_1")),
     errors.CallWithdrawnError: (("cart", "add_1"), ("'cart'", "add_1")),
     errors.CallOverError: (("cart", "add", 4), ("'cart'", "add", "call 4")),
-    errors.CallOutcomeForgottenError: (("cart", 4), ("'cart'", "call 4")),
+    errors.CallOutcomeForgottenError: (("cart", "add_1"), ("'cart'", "add_1", "1,000")),
     errors.ReminderNotFoundError: (("cart", "hourly"), ("'cart'", "'hourly'")),
     errors.VirtualActorStateError: (
         ("cart", "shop.Cart", 2, "no module named shop", "Install it."),

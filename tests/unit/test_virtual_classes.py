@@ -200,6 +200,8 @@ class TestHandles:
             ({"allow_inplace": True}, "allow_inplace"),
             ({"timeout_s": 0}, "timeout_s"),
             ({"metadata": 3}, "metadata"),
+            ({"no_such_option": 1}, "no_such_option"),
+            ({"num_cpus": -1}, "num_cpus"),
             ({"idempotency_key": ""}, "idempotency_key"),
             ({"idempotency_key": 3}, "idempotency_key"),
         ],
@@ -221,6 +223,20 @@ class TestStepsOutside:
         instance = object.__new__(Counter.definition.cls)
         with pytest.raises(RuntimeError, match="method of a virtual actor"):
             instance.add.step(1)
+
+    def test_to_await_oneself_is_refused(self) -> None:
+        instance = object.__new__(Counter.definition.cls)
+        with pytest.raises(TypeError, match="would wait for itself"):
+            _ = instance.add.aio
+
+    def test_a_class_that_is_not_decorated_makes_nothing(self) -> None:
+        class Forgotten(workflow.VirtualActor):
+            pass
+
+        with pytest.raises(TypeError, match="decorate"):
+            Forgotten.get_or_create("one")
+        with pytest.raises(TypeError, match="decorate"):
+            _ = Forgotten.aio
 
     @pytest.mark.parametrize("call", ["run", "run_async"])
     def test_to_wait_for_oneself_is_refused(self, call: str) -> None:
@@ -283,6 +299,12 @@ value: int = counter.value.run()
 options: int = counter.add.options(name="x").run(1)
 counter.add.run_async(2)
 counter.ready()
+
+async def use() -> int:
+    made = await Counter.aio.get_or_create("c", 3)
+    reference = await made.add.aio.run_async(1)
+    kept: int = await made.value.aio.run()
+    return await made.add.options(timeout_s=1).aio.run(by=kept, twice=True) + int(await reference)
 """
 
 _WRONG = """
@@ -290,6 +312,10 @@ counter.add.run("x")
 counter.take.run()
 Counter.get_or_create("c", "x")
 text: str = counter.value.run()
+async def misuse() -> None:
+    await Counter.aio.get_or_make("c", 3)
+    await counter.add.aio.run("x")
+    other: str = await counter.value.aio.run()
 """
 
 
@@ -307,4 +333,4 @@ def test_a_type_checker_knows_the_methods_of_a_handle(tmp_path: Path) -> None:
     last = len(_TYPED.splitlines())
     assert [line for line in said if line.startswith("right.py")] == []
     wrong = {int(line.split(":")[1]) - last for line in said if line.startswith("wrong.py")}
-    assert wrong == {2, 3, 4, 5}, outcome.stdout
+    assert wrong == {2, 3, 4, 5, 7, 8, 9}, outcome.stdout

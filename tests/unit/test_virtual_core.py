@@ -11,6 +11,7 @@ import pytest
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operations import Submit
 from holdfast.actors.virtual.core import ActorCore
+from holdfast.actors.virtual.forsaken import give_away
 from holdfast.actors.virtual.operations import (
     AcceptCall,
     ActorBatch,
@@ -38,6 +39,7 @@ from holdfast.engine.graph import Graph, NodeSpec
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor import key_mark
 from holdfast.engine.virtual_actor_errors import (
+    CallOutcomeForgottenError,
     HostReplacedError,
     IdTakenError,
     MailboxFullError,
@@ -186,6 +188,32 @@ def test_a_repeated_call_gets_the_first_answer() -> None:
         assert not outcome.fresh
 
 
+def test_a_call_that_has_ended_and_is_forgotten_is_not_made_again_by_who_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(actor_store, "HISTORY_S", -1.0)
+    house = House()
+    house.hosts["one"] = ActorCore(house.kv, "one", house.place, history=2)
+    house.made()
+    outcome = house.ask(house.call("1"))
+    assert isinstance(outcome, CallAccepted)
+    house.end()
+    again = replace(house.call("1"), accepted=outcome.number)
+    known = house.ask(again)
+    assert isinstance(known, CallAccepted)
+    assert known.outcome is not None
+    for nonce in ("2", "3", "4"):
+        house.perform(house.call(nonce, logged=False))
+        house.end()
+    version = house.row().standing.version
+    for logged in (True, False):
+        refused = house.ask(replace(again, logged=logged))
+        assert isinstance(refused, CallOutcomeForgottenError)
+        assert "number 1" in str(refused)
+    assert house.row().standing.version == version
+    assert house.hosts["one"].held[1].machine.length == 0
+
+
 def test_readers_get_what_is_committed_wherever_the_actor_is() -> None:
     house = House().made()
     house.perform(house.call("1"))
@@ -312,6 +340,39 @@ def test_an_actor_that_comes_back_to_a_host_that_remembers_it_is_found() -> None
     assert house.hosts["one"].not_taken_up() == [1]
     assert runs(house.perform(RecoverActor(seq=1))) == ["1"]
     assert house.hosts["one"].not_taken_up() == []
+
+
+def test_what_a_host_that_is_gone_was_to_run_is_given_to_another_and_found_there_without_a_message() -> None:
+    house = House().made()
+    house.home = "gone"
+    house.hosts["gone"] = house.new_host("gone")
+    house.perform(house.call("1"), host="gone")
+    house.home = "one"
+    assert house.hosts["one"].not_taken_up() == []
+    with house.kv.write() as txn:
+        assert give_away(txn, ["gone"], house.place) == {"one": [1]}
+    # Nobody is told; it looks.
+    assert house.hosts["one"].not_taken_up() == [1]
+    assert runs(house.perform(RecoverActor(seq=1))) == ["1"]
+    assert house.hosts["one"].not_taken_up() == []
+    # What the one that is gone still has to say is refused.
+    late = house.ending(host="gone", state=json_state("lost"), value=Payload(b"lost"))
+    assert house.perform(late, host="gone").outcomes == [ActorDone(seq=1, fresh=False)]
+    house.end()
+    assert house.row().standing.version == 2
+
+
+def test_a_damaged_row_keeps_no_other_actor_with_a_host_that_is_gone() -> None:
+    house = House()
+    house.home = "gone"
+    house.hosts["gone"] = house.new_host("gone")
+    for actor_id in ("a", "b"):
+        house.perform(house.create(actor_id), host="gone")
+    house.home = "one"
+    with house.kv.write() as txn:
+        txn.put(layout.actor(house.row("a").seq), b"no row")
+        assert give_away(txn, ["gone"], house.place) == {"one": [house.row("b").seq]}
+        assert leases.held_by(txn, "gone") == []
 
 
 def test_an_actor_that_kills_three_hosts_is_quarantined_until_it_is_resumed() -> None:

@@ -13,6 +13,15 @@ def never(_task_id: str) -> bool:
     return False
 
 
+def was_given(counts: Mapping[str, int], name: str) -> bool:
+    """Whether a task was given an id, as far as counts tell of how often each was asked for."""
+    if name in counts:
+        return True
+    numbered = _NUMBERED.match(name)
+    # `id_3` was given out when `id` has been counted past 3.
+    return numbered is not None and counts.get(numbered[1], 0) > int(numbered[2])
+
+
 class TaskNames:
     """Gives each task its id, in order of admission.
 
@@ -63,10 +72,4 @@ class TaskNames:
         return name in self._counts or self._given_before(name)
 
     def _taken(self, name: str) -> bool:
-        if name in self._counts:
-            return True
-        numbered = _NUMBERED.match(name)
-        # `id_3` was given out when `id` has been counted past 3.
-        if numbered is not None and self._counts.get(numbered[1], 0) > int(numbered[2]):
-            return True
-        return self._given_before(name)
+        return was_given(self._counts, name) or self._given_before(name)

@@ -153,17 +153,18 @@ class CallOverError(VirtualActorError):
         )
 
 
-class CallOutcomeForgottenError(VirtualActorError):
-    """A call took effect so long ago that its outcome is not kept any more."""
+class CallOutcomeForgottenError(VirtualActorError, ValueError):
+    """A call ended so long ago that nothing is kept of it any more. It is not made again."""
 
-    def __init__(self, actor_id: str, number: int) -> None:
-        super().__init__(actor_id, number)
-        self.actor_id, self.number = actor_id, number
+    def __init__(self, actor_id: str, call: str) -> None:
+        super().__init__(actor_id, call)
+        self.actor_id, self.call = actor_id, call
 
     def __str__(self) -> str:
         return (
-            f"call {self.number} of virtual actor {self.actor_id!r} has ended, and its outcome is not kept any more: "
-            "the newest 1,000 are."
+            f"the call {self.call} of virtual actor {self.actor_id!r} has ended, and how is not kept any more: that of "
+            "the newest 1,000 calls is, and of those of the last minute. Ask earlier, or let the method keep in its "
+            "state what is asked for later."
         )
 
 

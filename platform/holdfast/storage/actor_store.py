@@ -121,6 +121,23 @@ def _read(txn: ReadTransaction, seq: int, called: str) -> ActorRow | None:
         raise StorageCorruptError("meta.lmdb", problem, fix) from error
 
 
+def of_blob_group(txn: ReadTransaction, group: str) -> int | None:
+    """The number of the actor whose blobs lie in the folder of this name; None when they are not an actor's.
+
+    Those of a sub-workflow that is yet to be submitted are that workflow's.
+    """
+    raw = txn.get(layout.blob_group(group))
+    if not raw:
+        return None
+    seq = layout.unpack(raw)
+    try:
+        row = get(txn, seq)
+    except StorageCorruptError:
+        # Whatever it names is not known, and stays.
+        return None
+    return seq if row is not None and row.nonce == group else None
+
+
 def create(txn: WriteTransaction, row: ActorRow) -> ActorRow:
     """Add an actor; its `seq` is given here.
 
@@ -305,6 +322,11 @@ def get_call(txn: ReadTransaction, seq: int, number: int) -> QueuedCall | Finish
         return decode_finished(number, raw)
     raw = txn.get(layout.mailbox(seq, number))
     return None if raw is None else decode_queued(number, raw, None)
+
+
+def all_ended_calls(txn: ReadTransaction, seq: int) -> Iterator[FinishedCall]:
+    """All calls of an actor that have ended and are kept, the oldest first."""
+    return (decode_finished(layout.last_part(key), raw) for key, raw in txn.scan(layout.ended_call(seq)))
 
 
 def ended_calls(txn: ReadTransaction, seq: int, *, before: int | None = None, limit: int) -> list[FinishedCall]:

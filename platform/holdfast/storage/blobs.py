@@ -19,6 +19,7 @@ from holdfast.storage import files
 from holdfast.storage.payload import Payload, decode, frame
 
 _NAME = re.compile(r"[0-9a-f][0-9a-f.-]{0,127}\Z")
+_GIVEN = re.compile(r"[0-9a-f]{32}\Z")
 _DELETED = ".deleted-"
 
 
@@ -43,7 +44,7 @@ class BlobStore:
         Args:
             group: Which blobs it is deleted with: 1 to 128 of `0-9a-f.-`, beginning with `0-9a-f`.
             payload: Its buffers are written from where they are.
-            name: Of the same form; random when not given.
+            name: Of the same form, and not 32 digits of hex: those are the random ones, when none is given.
             durable: Whether it survives the loss of the machine from the moment this returns. Otherwise it
                 survives the loss of the process.
 
@@ -185,6 +186,20 @@ class BlobStore:
             return sorted(f"{group}/{entry.name}" for entry in os.scandir(folder) if _NAME.match(entry.name))
         except FileNotFoundError:
             return []
+
+    def unnamed(self, group: str, before_unix_s: float) -> list[str]:
+        """Keys of the blobs of a group that were written without a name before a time, in seconds since the epoch."""
+        folder = self.root / _checked("group", group)
+        found = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if _GIVEN.match(entry.name) and entry.stat().st_mtime < before_unix_s:
+                        found.append(f"{group}/{entry.name}")
+        except FileNotFoundError:
+            # The group, or one of them, has just been removed: what is left is looked at another time.
+            return found
+        return found
 
     def collect_garbage(self) -> int:
         """Remove what writers and deleters that died have left. Returns how many things. Disturbs nobody."""

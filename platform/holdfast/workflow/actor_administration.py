@@ -86,13 +86,14 @@ def call_metadata(platform: Platform, actor_id: str, name: str) -> dict[str, Any
     """What `get_metadata` says of one writing call of an actor; None when there is no such actor.
 
     Raises:
-        ValueError: There is no such call, or it is not kept any more.
+        ValueError: There is no such call.
+        CallOutcomeForgottenError: It is not kept any more.
     """
     call: CallView | None = fetch(platform.management.virtual_actor_call.remote(actor_id, name))
     if call is None:
         if find_place(platform, actor_id) is None:
             return None
-        raise ValueError(f"No such task_id {name!r} in virtual actor {actor_id!r}: its newest calls are kept")
+        raise ValueError(f"No such task_id {name!r} in virtual actor {actor_id!r}")
     stats = {}
     if call.started_unix_s:
         stats["start_time"] = call.started_unix_s

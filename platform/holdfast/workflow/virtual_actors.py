@@ -42,7 +42,7 @@ from holdfast.actors.virtual.definition import (
     prepare,
     split_options,
 )
-from holdfast.actors.virtual.hosting import check_ray_options, describe_hosting, kind_of
+from holdfast.actors.virtual.hosting import check_call_options, check_ray_options, describe_hosting, kind_of
 from holdfast.actors.virtual.requests import CONSTRUCTOR, ActorPlace, CallRequest, ClassRequest
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.virtual_actor_errors import VirtualActorNotFoundError
@@ -143,6 +143,7 @@ class VirtualActorMethod(Generic[_P, _R]):
         if idempotency_key is not None and (not isinstance(idempotency_key, str) or not idempotency_key):
             raise ValueError(f"idempotency_key must be a non-empty string, not {idempotency_key!r}")
         options, ray_options = split_options(given)
+        check_call_options(ray_options)
         for refused in ("allow_inplace", "checkpoint"):
             if options.get(refused) is not None:
                 raise ValueError(f"workflow option {refused!r} is for tasks: a call of a virtual actor has no such")

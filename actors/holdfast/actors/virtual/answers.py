@@ -16,7 +16,9 @@ from holdfast.actors.requests import Answer, SealedError
 from holdfast.actors.sealed import Sealed
 from holdfast.actors.storage_access import object_blob
 from holdfast.engine.errors import HoldfastError
+from holdfast.engine.names import was_given
 from holdfast.engine.values import Value
+from holdfast.engine.virtual_actor_errors import CallOutcomeForgottenError
 from holdfast.engine.virtual_actor_records import Outcome, QueuedCall
 from holdfast.storage import actor_store
 from holdfast.storage.blobs import BlobStore
@@ -135,6 +137,8 @@ async def stored_answer(kv: KeyValueStore, blobs: BlobStore, actor_id: str, name
             asked = row.standing.last_call if name is None else name
             number = actor_store.call_of_name(txn, row.seq, asked)
             call = None if number is None else actor_store.get_call(txn, row.seq, number)
+        if call is None and was_given(row.standing.names, asked):
+            return Answer(error=CallOutcomeForgottenError(actor_id, asked))
         if call is None:
             return Answer(error=ValueError(f"No such task_id {asked!r} in virtual actor {actor_id!r}"))
         if not isinstance(call, QueuedCall):

@@ -8,6 +8,7 @@ more sends on to the other.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -49,17 +50,18 @@ def start(platform: Platform, place: ActorPlace, request: CallRequest) -> ray.Ob
     reference = platform.start_at(lambda: _host(platform, place), request)
     if reference is not None:
         return reference
-    accept(platform, place, request)
-    result: ray.ObjectRef[Any] = _host(platform, place).result.remote(request)
+    number = accept(platform, place, request)
+    result: ray.ObjectRef[Any] = _host(platform, place).result.remote(replace(request, accepted=number))
     return result
 
 
-def accept(platform: Platform, place: ActorPlace, request: CallRequest) -> None:
-    """Have a call accepted: it is durable on return."""
+def accept(platform: Platform, place: ActorPlace, request: CallRequest) -> int:
+    """Have a call accepted: it is durable on return. Its number; -1 when there was nothing to do."""
     outcome = _ask(platform, place, "submit", request)
     if isinstance(outcome, BaseException):
         raise outcome
     assert isinstance(outcome, ActorDone)
+    return outcome.number
 
 
 def start_reading(platform: Platform, place: ActorPlace, request: CallRequest) -> ray.ObjectRef[Any]:

@@ -197,7 +197,7 @@ class ActorCore:
 
     def _light(self, operation: ActorOperation) -> tuple[AcceptCall, Held] | None:
         """A call that writes nothing by being accepted: nobody is told, and its actor is at hand and sound."""
-        if not isinstance(operation, AcceptCall) or operation.logged:
+        if not isinstance(operation, AcceptCall) or operation.logged or operation.accepted >= 0:
             return None
         held = self._actors.held_by_id(operation.actor_id)
         if held is None or held.machine.standing.condition is not Condition.SOUND or not self._actors.is_mine(held):
@@ -363,11 +363,7 @@ class ActorCore:
             if isinstance(held, OtherHost):
                 return held
             if held.machine.status is WorkflowStatus.RUNNING or not held.machine.idle:
-                raise (
-                    WorkflowStillActiveError("DELETE", delete.actor_id)
-                    if False
-                    else Refusal(WorkflowStillActiveError("DELETE", delete.actor_id))
-                )
+                raise Refusal(WorkflowStillActiveError("DELETE", delete.actor_id))
             seq = row.seq
             store.unlist(txn, held.row, self._actors.now_unix_s)
         if seq in self._actors.held:

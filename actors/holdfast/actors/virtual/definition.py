@@ -17,6 +17,7 @@ from typing import Any, Generic, Literal, NoReturn, ParamSpec, TypeVar
 from holdfast.actors.nodes import StepNode, default_task_id
 from holdfast.actors.task_context import current_task
 from holdfast.actors.task_options import ACCEPTED, check_options
+from holdfast.actors.virtual.awaited_types import AwaitedCalls, AwaitedTwin, refuse_aio
 from holdfast.actors.virtual.context import current_call
 from holdfast.actors.virtual.inner_call import call_from_inside
 from holdfast.engine.virtual_actor_records import DEFAULT_MAILBOX_LIMIT
@@ -131,6 +132,11 @@ class BoundMethod(Generic[_P, _R]):
         """On a handle: have the method called; a reference of its result."""
         self._refuse("run_async")
 
+    @property
+    def aio(self) -> AwaitedCalls[_P, _R]:
+        """On a handle: the same calls for async code."""
+        refuse_aio(self._method.function.__name__)
+
     def _refuse(self, what: str) -> NoReturn:
         name = self._method.function.__name__
         raise TypeError(
@@ -148,6 +154,8 @@ class VirtualActor:
     With it, and with `virtual_actor.method` or `virtual_actor.readonly` over its methods, a type checker knows the
     arguments of `get_or_create`, and of the methods of the handle that it returns.
     """
+
+    aio = AwaitedTwin()
 
     @property
     def actor_id(self) -> str:

@@ -50,7 +50,22 @@ def check_ray_options(options: Mapping[str, Any]) -> None:
     checked.options(**options)
 
 
+def check_call_options(options: Mapping[str, Any]) -> None:
+    """Refuse Ray options of a call that Ray does not know: they are kept with the call, and a slip is to be seen.
+
+    Raises:
+        ValueError: Such an option.
+    """
+    if options:
+        checked: Any = ray.remote(_nothing)
+        checked.options(**options)
+
+
 class _Empty:
+    pass
+
+
+def _nothing() -> None:
     pass
 
 

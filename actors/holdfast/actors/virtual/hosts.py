@@ -6,6 +6,7 @@ import asyncio
 import logging
 import pickle
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +19,13 @@ from holdfast.actors.environment import Environments, merge_environments
 from holdfast.actors.operating_system import Process
 from holdfast.actors.ray_untyped import actor_class
 from holdfast.actors.storage_access import StorageAddress
+from holdfast.actors.virtual.forsaken import give_away
 from holdfast.actors.virtual.host import VirtualActorHost
 from holdfast.actors.virtual.hosting import kind_of
 from holdfast.actors.virtual.requests import ActorPlace, CallView
 from holdfast.engine.errors import HoldfastError
+from holdfast.engine.names import was_given
+from holdfast.engine.virtual_actor_errors import CallOutcomeForgottenError
 from holdfast.engine.virtual_actor_records import QueuedCall
 from holdfast.storage import actor_reminders, actor_store, leases
 from holdfast.storage import workflow_store as store
@@ -75,6 +79,7 @@ class VirtualHosts:
         self._alarm = Alarm(self._ring)
         self._ringing: asyncio.Task[None] | None = None
         self._firing: dict[str, asyncio.Task[None]] = {}
+        self._telling: set[asyncio.Task[None]] = set()
 
     # -- which there are -------------------------------------------------------------------------------------------
 
@@ -104,9 +109,8 @@ class VirtualHosts:
 
     def keep_named(self, name: str) -> None:
         """Have a host there by its name."""
-        kind, _, number = name.removeprefix(f"{names.VIRTUAL_HOSTS}-").rpartition("-")
-        kind = "" if kind == "default" else kind
-        if number == "suspects":
+        kind = _kind_in(name)
+        if name == names.suspects_host_name(kind):
             self.keep_suspects(kind)
         else:
             self.keep_kind(kind)
@@ -166,34 +170,47 @@ class VirtualHosts:
         self._ringing = asyncio.get_running_loop().create_task(self._alarm.watch())
         while True:
             try:
-                with self._kv.read() as txn:
-                    wanted = leases.holders(txn, names.VIRTUAL_HOSTS)
-                for name in wanted:
-                    self.keep_named(name)
-                gone = [name for name in wanted if name not in self._hosts]
-                if gone:
-                    # Not on the event loop: a writer that is stopped may hold the store, and is ended from here.
-                    for name, seqs in (await asyncio.to_thread(self._take_from, gone)).items():
-                        await self.host(name).recover.remote(seqs)
-            except (HoldfastError, LookupError, RayError) as error:
-                # As a row that is damaged.
-                log.error("hosts of virtual actors cannot be made: %s", error)
+                await self._keep_wanted()
+            except (HoldfastError, RayError) as error:
+                log.error("actors of hosts that are gone cannot be given to others: %s", error)
             await asyncio.sleep(_LOOK_EVERY_S)
 
+    async def _keep_wanted(self) -> None:
+        """Have the hosts there that leases name; what those had that will not come back is given to the others."""
+        with self._kv.read() as txn:
+            wanted = leases.holders(txn, names.VIRTUAL_HOSTS)
+        for name in wanted:
+            try:
+                self.keep_named(name)
+            except (HoldfastError, LookupError) as error:
+                # As what a class needs that cannot be read. It must not keep the others waiting.
+                log.error("host of virtual actors %s cannot be made: %s", name, error)
+        gone = [name for name in wanted if name not in self._hosts and self._is_over(name)]
+        if gone:
+            # Not on the event loop: a writer that is stopped may hold the store, and is ended from here.
+            for name, seqs in (await asyncio.to_thread(self._take_from, gone)).items():
+                self._tell(self._recover(name, seqs))
+
+    def _is_over(self, name: str) -> bool:
+        """Whether the others of its kind are there, and this one is not among them: there were more of them once."""
+        plans = self._plans.values()
+        return any(plan.kind == _kind_in(name) for plan in plans)
+
     def _take_from(self, gone: list[str]) -> dict[str, list[int]]:
-        """Give the actors of hosts that there were on an earlier cluster, and are not any more, to those there are."""
-        given: dict[str, list[int]] = {}
         with self._kv.write() as txn:
-            for name in gone:
-                for seq in leases.held_by(txn, name):
-                    row = actor_store.get(txn, seq)
-                    if row is None:
-                        leases.put_away(txn, seq, name)
-                    else:
-                        host = self._host_of(row)
-                        leases.take_lease(txn, seq, host)
-                        given.setdefault(host, []).append(seq)
-        return given
+            return give_away(txn, gone, self._host_of)
+
+    def _tell(self, message: Coroutine[None, None, None]) -> None:
+        # The event loop keeps only a weak reference to a task.
+        task = asyncio.get_running_loop().create_task(message)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _recover(self, name: str, seqs: list[int]) -> None:
+        try:
+            await self.host(name).recover.remote(seqs)
+        except (RayError, HoldfastError, LookupError) as error:
+            log.info("host %s could not be told of %d actors, and finds them itself: %s", name, len(seqs), error)
 
     # -- times -----------------------------------------------------------------------------------------------------
 
@@ -254,12 +271,18 @@ class VirtualHosts:
         return None if found is None else [replace(one, arguments=b"") for one in found]
 
     def call(self, actor_id: str, name: str) -> CallView | None:
-        """A writing call by its name; None when it is not known."""
+        """A writing call by its name; None when there was none.
+
+        Raises:
+            CallOutcomeForgottenError: It is not kept any more.
+        """
         with self._kv.read() as txn:
             row = actor_store.find(txn, actor_id)
             number = None if row is None else actor_store.call_of_name(txn, row.seq, name)
             call = None if row is None or number is None else actor_store.get_call(txn, row.seq, number)
         if call is None:
+            if row is not None and was_given(row.standing.names, name):
+                raise CallOutcomeForgottenError(actor_id, name)
             return None
         ended = not isinstance(call, QueuedCall)
         spec = call.spec if isinstance(call, QueuedCall) else call
@@ -335,6 +358,12 @@ class VirtualHosts:
         if calls:
             await asyncio.wait(calls, timeout=_CLOSING_S)
         return found
+
+
+def _kind_in(name: str) -> str:
+    """The kind of a host, by its name."""
+    kind, _, _ = name.removeprefix(f"{names.VIRTUAL_HOSTS}-").rpartition("-")
+    return "" if kind == "default" else kind
 
 
 async def _close(name: str, host: Any) -> None:

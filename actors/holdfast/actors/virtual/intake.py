@@ -26,7 +26,11 @@ from holdfast.actors.virtual.operations import (
 from holdfast.actors.virtual.reminders import HOLD_S, change_reminder, reminder_call, take_due
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor import key_mark
-from holdfast.engine.virtual_actor_errors import VirtualActorError, VirtualActorNotFoundError
+from holdfast.engine.virtual_actor_errors import (
+    CallOutcomeForgottenError,
+    VirtualActorError,
+    VirtualActorNotFoundError,
+)
 from holdfast.engine.virtual_actor_records import CallSpec, FinishedCall, Outcome, QueuedCall
 from holdfast.engine.virtual_actor_signals import Call, RetryDue
 from holdfast.listeners.forms import arguments_of
@@ -61,6 +65,9 @@ class Intake:
         held = self._actors.hold(txn, self._actors.find(txn, accept.actor_id))
         if isinstance(held, OtherHost):
             return held
+        if accept.accepted >= 0 and self.known_call(txn, held, accept.call) is None:
+            # Made again it would take effect twice.
+            raise CallOutcomeForgottenError(accept.actor_id, f"number {accept.accepted}")
         return self._call(txn, held, accept.call, logged=accept.logged)
 
     def _call(self, txn: WriteTransaction, held: Held, call: CallSpec, *, logged: bool) -> CallAccepted:

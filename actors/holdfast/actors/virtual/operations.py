@@ -84,11 +84,13 @@ class AcceptCall:
         actor_id: Of whom.
         call: What.
         logged: Whether it is durable when it is accepted (`run_async`), or its caller waits for the value (`run`).
+        accepted: Its number, when it has had a row: unknown now, it is over and forgotten. -1 when it may be new.
     """
 
     actor_id: str
     call: CallSpec
     logged: bool = True
+    accepted: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,11 +243,12 @@ class CallAccepted(PlainPickle):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorDone(PlainPickle):
-    """Done. `fresh` says whether it changed anything, `count` how many calls it made."""
+    """Done. `fresh`: whether it changed anything; `count`: how many calls it made; `number`: of a call, -1 for none."""
 
     seq: int
     fresh: bool = True
     count: int = 0
+    number: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

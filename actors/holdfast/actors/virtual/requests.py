@@ -53,6 +53,7 @@ class CallRequest(PlainPickle):
         chain: Ids of the actors that wait for this call.
         made_of: The class, when the actor may have to be made.
         inside: Number of the call whose sub-workflow makes this call; None for an ordinary call.
+        accepted: Its own number, once it is known to have a row: it is not to be accepted again. -1 before that.
     """
 
     actor_id: str
@@ -66,6 +67,7 @@ class CallRequest(PlainPickle):
     chain: tuple[str, ...] = ()
     made_of: ClassRequest | None = None
     inside: int | None = None
+    accepted: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
