@@ -445,7 +445,7 @@ def get_actor(actor_id: str) -> VirtualActorHandle:
 
 
 def list_actors(
-    cls: VirtualActorClass | str | None = None, prefix: str = "", limit: int = 1000, *, after: str = ""
+    cls: VirtualActorClass | type | str | None = None, prefix: str = "", limit: int = 1000, *, after: str = ""
 ) -> list[ActorView]:
     """The virtual actors there are, by id, a page at a time.
 
