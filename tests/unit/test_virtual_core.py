@@ -517,6 +517,16 @@ def test_an_event_waits_while_the_mailbox_is_full() -> None:
     assert isinstance(house.ask(calls[1]), CallAccepted)
 
 
+def test_a_call_of_an_event_that_fails_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    house = House().made()
+    number = subscribed(house, 1)
+    house.perform(CallFrom(subscription=number, event=1, actor_id="a"), house.call("1"))
+    for said in ("no such reading", "its caller hears of it"):
+        house.perform(house.ending(MethodRaised, error=Payload(b"e"), said=said))
+    (line,) = [record.getMessage() for record in caplog.records if "has failed" in record.getMessage()]
+    assert "actor_id=a call=t origin=event rule error=no such reading" in line
+
+
 def test_an_event_does_not_overtake_one_that_its_actor_has_not_taken() -> None:
     house = House(mailbox_limit=2)
     number = subscribed(house, 3)
