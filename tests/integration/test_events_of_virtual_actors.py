@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,6 +150,42 @@ def test_an_id_that_is_somebody_elses_is_a_dead_letter(source: Source, wid: str)
     taken, other = sorted(source.dead_letters(wid), key=lambda letter: letter.number)
     assert "is that of a workflow" in taken.error
     assert "Other', and not of" in other.error
+
+
+def test_events_of_a_quarantined_actor_are_dead_letters_until_it_is_resumed(
+    source: Source, wid: str, tmp_path: Path
+) -> None:
+    mended, topic = tmp_path / "mended", wid
+
+    @workflow.virtual_actor
+    class Frail:
+        def __init__(self) -> None:
+            self.read: list[str] = []
+
+        @workflow.on_event(listener(), topic, actor_id=topic + "-{key}")
+        def measured(self, message: Any) -> None:
+            if message[1] == b"end" and not mended.exists():
+                os._exit(1)
+            self.read.append(message[1].decode())
+
+        @workflow.virtual_actor.readonly
+        def all_read(self) -> list[str]:
+            return self.read
+
+    workflow.subscribe(Frail)
+    source.take_in(wid, ("x", b"1"), ("x", b"end"))
+    wait_for(source.start_all)
+    wait_for(lambda: workflow.get_status(f"{wid}-x") == workflow.FAILED)
+    source.take_in(wid, ("x", b"2"), ("y", b"3"))
+    wait_for(source.start_all)
+    assert all_read(f"{wid}-y") == ["3"]
+    (letter,) = source.dead_letters(wid)
+    assert f"'{wid}-x' is quarantined" in letter.error
+    mended.touch()
+    workflow.resume(f"{wid}-x")
+    workflow.replay_dead_letter(letter.number)
+    wait_for(source.start_all)
+    assert all_read(f"{wid}-x") == ["1", "end", "2"]
 
 
 def test_events_call_a_class_whose_actors_have_processes_of_their_own(source: Source, wid: str) -> None:
