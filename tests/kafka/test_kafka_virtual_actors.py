@@ -120,6 +120,19 @@ def test_a_method_waits_for_a_message_by_returning_it(kafka, topic, wid) -> None
     assert ray.get(value, timeout=60).value == 2
 
 
+def test_the_example_in_the_manual_does_what_it_says(kafka, platform) -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "kafka.md").read_text()
+    example = manual.partition("## Virtual actors")[2].split("```python\n")[1].split("```")[0]
+    topic = kafka.make_topic(name="readings")
+    exec(example, {"__name__": "example", "workflow": workflow, "KafkaListener": KafkaListener})
+    until(lambda: is_read(topic))
+    kafka.produce(topic, [("north", "21"), ("north", "23"), ("north", "22")])
+    until(lambda: sum(one.started for one in workflow.list_event_subscriptions()) == 3)
+    until(lambda: workflow.get_status("device-north") == workflow.SUCCESSFUL)
+    found = workflow.describe("device-north")
+    assert (found.state_version, found.last_call, found.last_error) == (4, "measured_2", "")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_each_message_counts_once_in_order_while_what_reads_and_calls_is_killed(kafka, topic, wid) -> None:
