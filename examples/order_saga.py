@@ -4,35 +4,27 @@
 
 A message on `orders` starts the workflow of that order. It reserves stock, charges, and waits for a message on
 `payments` with the order's number. When none comes in time, or the payment was refused, what was done is undone, last
-step first. It runs against the Kafka of `KAFKA_BOOTSTRAP_SERVERS`, which has to make topics by itself, or else against
-one inside this process. That one cannot tell which of its messages are young, so nothing is written to a topic before
-it is read.
+step first. It runs against the Kafka of `some_kafka`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import ray
-from aiokafka import AIOKafkaProducer
 
+from examples.some_kafka import kafka, make_topics, produce, wait_until, wait_until_read
 from holdfast import workflow
 from holdfast.listeners import KafkaListener, KafkaMessage
 from holdfast.workflow.exceptions import EventTimeoutError
 
 PATIENCE_S = 15.0
-LONGEST_S = 60.0
 
 
 def note(ledger: Path, order: str, what: str) -> None:
@@ -105,31 +97,10 @@ def main(storage: Path | None = None) -> dict[str, str]:
             workflow.shutdown()
 
 
-def wait_until_read(topic: str) -> None:
-    """Wait until a topic, which somebody has asked for, is being read."""
-
-    def is_read() -> bool:
-        sources = {source.name: source for source in workflow.event_sources()}
-        source = sources.get(f"kafka/default/{topic}")
-        # Reading has begun where the partitions have positions.
-        return source is not None and source.state == "reading" and len(source.partitions) > 0
-
-    wait_until(is_read, f"{topic} is not read")
-
-
 def outcome_of(workflow_id: str) -> str:
     """What a workflow came to, once its message has started it."""
     wait_until(lambda: workflow_id in dict(workflow.list_all()), f"no message has started {workflow_id}")
     return str(workflow.get_output(workflow_id))
-
-
-def wait_until(true: Callable[[], bool], problem: str) -> None:
-    """Wait for a condition; give up with the problem when it takes too long."""
-    deadline = time.monotonic() + LONGEST_S
-    while not true():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{problem}, and {LONGEST_S:g} s have passed")
-        time.sleep(0.1)
 
 
 def audit(ledger: Path, outcomes: dict[str, str]) -> None:
@@ -144,33 +115,6 @@ def audit(ledger: Path, outcomes: dict[str, str]) -> None:
         print(f"{order}: {' > '.join(steps)}")
         if steps != expected:
             raise SystemExit(f"{order} did {steps} and not {expected}")
-
-
-async def make_topics(servers: str, *topics: str) -> None:
-    """Ask for topics, which makes them: Holdfast reads those that are there."""
-    async with AIOKafkaProducer(bootstrap_servers=servers) as producer:
-        for topic in topics:
-            await producer.partitions_for(topic)
-
-
-async def produce(servers: str, topic: str, messages: list[tuple[str, Any]]) -> None:
-    """Send (key, value) each, as JSON."""
-    async with AIOKafkaProducer(bootstrap_servers=servers) as producer:
-        for key, value in messages:
-            await producer.send_and_wait(topic, json.dumps(value).encode(), key=key.encode())
-
-
-@contextmanager
-def kafka() -> Iterator[str]:
-    """Servers to connect to."""
-    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    if given:
-        yield given
-        return
-    from deploy.kafka.in_process import InProcessBroker  # noqa: PLC0415 - needs a package that only it needs
-
-    with InProcessBroker() as broker:
-        yield broker.bootstrap_servers
 
 
 if __name__ == "__main__":

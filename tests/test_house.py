@@ -27,7 +27,7 @@ WORKFLOW_NAMES = {
     # Building
     "continuation", "options", "create", "step", "wait", "wait_for_event", "sleep", "Workflow", "Retry",
     # Events
-    "on_event", "list_event_subscriptions", "delete_event_subscription", "EventSubscription",
+    "on_event", "subscribe", "list_event_subscriptions", "delete_event_subscription", "EventSubscription",
     "EventListener", "send_event",
     # Outside sources
     "EventSource", "event_sources", "DeadLetter", "dead_letters", "show_dead_letter", "replay_dead_letter",

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from deploy.kafka.broker import Broker, missing_tools
 from tests.integration.serving import free_port
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 def run(example: str, folder: Path, *arguments: str) -> str:
+    return said_by([str(PROJECT / "examples" / example), *arguments], folder)
+
+
+def said_by(arguments: list[str], folder: Path, **environment: str) -> str:
     ran = subprocess.run(
-        [sys.executable, str(PROJECT / "examples" / example), *arguments],
+        [sys.executable, *arguments],
         cwd=folder,
+        env={**{name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}, **environment},
         capture_output=True,
         text=True,
         timeout=200,
@@ -60,3 +69,26 @@ def test_a_chat_agent_remembers_and_answers_a_message_once(tmp_path: Path) -> No
         "ann is SUCCESSFUL after 3 calls",
         "bob is SUCCESSFUL after 3 calls",
     ]
+
+
+def devices(**environment: str) -> list[str]:
+    said = said_by(["-m", "examples.device"], PROJECT, **environment).splitlines()
+    return [line for line in said if line.strip() and "(raylet)" not in line]
+
+
+EVERY_DEVICE = [
+    "device-0: 20 readings, 44.0 on average, 1 alarms",
+    "device-1: 17 readings, 48.4 on average, 1 alarms",
+    "device-2: 23 readings, 48.8 on average, 1 alarms",
+]
+
+
+def test_each_reading_of_a_device_counts_once_while_hosts_are_killed() -> None:
+    assert devices() == EVERY_DEVICE
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing_tools()), reason=f"needs a real Kafka, and {missing_tools()}")
+def test_devices_are_fed_by_a_real_kafka() -> None:
+    with Broker(auto_create_topics=True) as broker:
+        assert devices(KAFKA_BOOTSTRAP_SERVERS=broker.bootstrap_servers) == EVERY_DEVICE

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from holdfast import workflow
+from holdfast.storage.folder import StorageFolder
+from tests.integration.outside import Source
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +26,11 @@ def platform(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def wid(request: pytest.FixtureRequest) -> str:
     """A workflow id of the test's own."""
     return re.sub(r"\W+", "-", request.node.name)
+
+
+@pytest.fixture
+def source(platform: Path) -> Iterator[Source]:
+    """A source of events that the test is."""
+    folder = StorageFolder.open(platform, create=False)
+    yield Source(folder)
+    folder.close()

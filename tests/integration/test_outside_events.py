@@ -1,78 +1,18 @@
 """Events of an outside source, from the log in the store to workflows: whatever the source is.
 
-The test is the source: it takes events in and tells the executors, as the process that reads Kafka does.
+The test is the source, as `outside` says.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
 from holdfast import workflow
-from holdfast.actors import names
-from holdfast.actors.client import find_platform
-from holdfast.actors.event_starter import EventStarter
-from holdfast.actors.ray_launch import Launcher
-from holdfast.engine.selectors import Selector
-from holdfast.listeners import EventListener, Stream
-from holdfast.storage import dead_letters, event_readers, event_store
-from holdfast.storage.event_store import IncomingEvent
-from holdfast.storage.folder import StorageFolder
+from tests.integration.outside import listener
 from tests.integration.traces import wait_for
-
-
-class Source:
-    """A source read by this test."""
-
-    def __init__(self, folder: StorageFolder) -> None:
-        self.folder = folder
-        self._count = 0
-
-    def event(self, key: str, value: bytes) -> IncomingEvent:
-        self._count += 1
-        return IncomingEvent(key=key.encode(), value=value, time_unix_s=1.0, dedupe_id=str(self._count))
-
-    def take_in(self, topic: str, *events: tuple[str, bytes]) -> event_store.Ingested:
-        name = f"test/here/{topic}"
-        with self.folder.kv.write() as txn:
-            event_store.need_source(txn, name, 0.0)
-            incoming = [self.event(key, value) for key, value in events]
-            taken = event_store.ingest(txn, name, incoming, moves={}, now_unix_s=1.0)
-        with self.folder.kv.read() as txn:
-            wakes = event_readers.executors_of(txn, taken.wakes)
-        for executor, seq in wakes:
-            ray.get(ray.get_actor(executor, namespace=names.NAMESPACE).wake.remote([seq]))
-        return taken
-
-    def start_workflows(self) -> bool:
-        platform = find_platform()
-        assert platform is not None
-        launcher = Launcher(self.folder, platform.address, "the test")
-        return asyncio.run(EventStarter(self.folder, launcher, platform.executors).start_all())
-
-
-@pytest.fixture
-def source(platform: Path) -> Iterator[Source]:
-    folder = StorageFolder.open(platform, create=False)
-    yield Source(folder)
-    folder.close()
-
-
-def listener() -> type[EventListener]:
-    """Made in a function: a class of this module is not importable in workers."""
-
-    class Heard(EventListener):
-        @staticmethod
-        def subscription(topic: str, key: str | None = None, **where: Any) -> Stream:
-            selector = Selector(key=None if key is None else key.encode(), where=where or None)
-            return Stream(f"test/here/{topic}", selector.text)
-
-    return Heard
 
 
 @ray.remote
@@ -86,7 +26,7 @@ def test_events_that_came_before_and_after_their_waiter_are_read_in_order(source
         workflow.wait_for_event(listener(), topic, key="a"), workflow.wait_for_event(listener(), topic, n=2)
     )
     value = workflow.run_async(order, workflow_id=wid)
-    wait_for(lambda: _is_wanted(source, topic))
+    wait_for(lambda: source.is_wanted(topic))
     source.take_in(topic, ("b", b'{"n": 1}'), ("a", b"{}"))
     source.take_in(topic, ("c", b'{"n": 2}'))
     assert ray.get(value) == ((b"a", b"{}"), (b"c", b'{"n": 2}'))
@@ -105,18 +45,17 @@ def test_an_event_starts_a_workflow_named_by_a_function_of_the_users(source, wid
 
     rule = workflow.on_event(listener(), wid, start=start, workflow_id=name_of, metadata={"by": "event"}, name=wid)
     source.take_in(wid, ("x", b"12"), ("bad", b""), ("y", b"123"), ("x", b"again"))
-    assert source.start_workflows()
+    assert source.start_all()
     assert workflow.get_output(f"{wid}-x") == ("x", 2)
     assert workflow.get_output(f"{wid}-y") == ("y", 3)
     assert workflow.get_metadata(f"{wid}-x")["user_metadata"] == {"by": "event"}
     (found,) = [s for s in workflow.list_event_subscriptions() if s.name == rule]
     assert (found.started, found.repeated) == (2, 1)
-    with source.folder.kv.read() as txn:
-        (letter,) = dead_letters.list_dead_letters(txn, f"test/here/{wid}")
+    (letter,) = source.dead_letters(wid)
     assert (letter.reason, "LookupError: no name" in letter.error) == ("start-failed", True)
     workflow.delete_event_subscription(rule)
     source.take_in(wid, ("z", b""))
-    assert source.start_workflows()
+    assert source.start_all()
     assert f"{wid}-z" not in dict(workflow.list_all())
 
 
@@ -124,12 +63,11 @@ def test_an_event_starts_a_workflow_named_by_a_template(source, wid) -> None:
     workflow.on_event(listener(), wid, start=lambda message: message[0].decode(), workflow_id=wid + "-{value[id]}")
     workflow.on_event(listener(), wid, start=lambda message: "all", name=wid)
     source.take_in(wid, ("k", b'{"id": 7}'), ("k", b"{}"))
-    assert source.start_workflows()
+    assert source.start_all()
     assert workflow.get_output(f"{wid}-7") == "k"
     started = {s.name: s.started for s in workflow.list_event_subscriptions()}
     assert started[wid] == 2
-    with source.folder.kv.read() as txn:
-        (letter,) = dead_letters.list_dead_letters(txn, f"test/here/{wid}")
+    (letter,) = source.dead_letters(wid)
     assert "KeyError" in letter.error
 
 
@@ -158,8 +96,3 @@ def test_a_listener_of_one_workflows_own_events_starts_no_workflows(platform) ->
         workflow.on_event(HTTPListener, "key", start=lambda message: 1)
     with pytest.raises(ValueError, match="there is no event subscription 'nothing'"):
         workflow.delete_event_subscription("nothing")
-
-
-def _is_wanted(source: Source, topic: str) -> bool:
-    with source.folder.kv.read() as txn:
-        return event_store.find_source(txn, f"test/here/{topic}") is not None

@@ -23,6 +23,7 @@ ROLES = {
     "management": "ray::ManagementActor",
     "listener host": "ray::ListenerHost",
     "virtual actor host": "ray::VirtualActorHost",
+    "event source host": "ray::EventSourceHost",
 }
 """How Ray titles the processes of each role."""
 

@@ -11,7 +11,7 @@ import pytest
 from holdfast.actors.virtual import intake
 from holdfast.actors.virtual.activations import Activations
 from holdfast.actors.virtual.intake import Intake
-from holdfast.actors.virtual.operations import AcceptCall, ActorBatch, ActorDone, ActorOperation, EndAttempt
+from holdfast.actors.virtual.operations import AcceptCall, ActorBatch, ActorDone, ActorOperation, CallFrom, EndAttempt
 from holdfast.engine.virtual_actor import VirtualActor
 from holdfast.engine.virtual_actor_errors import MailboxFullError, VirtualActorQuarantinedError
 from holdfast.engine.virtual_actor_records import (
@@ -100,6 +100,17 @@ def _believed(host: Host, operation: ActorOperation) -> ActorOperation:
         return operation
     number, attempt = held.machine.running
     return replace(operation, epoch=held.epoch, signal=replace(operation.signal, number=number, attempt=attempt))
+
+
+class HastyWorld(ActorWorld):
+    """Events do not wait for those before them."""
+
+    def perform(self, host: Host, operations: list[ActorOperation]) -> ActorBatch:
+        return super().perform(host, [_in_haste(operation) for operation in operations])
+
+
+def _in_haste(operation: ActorOperation) -> ActorOperation:
+    return replace(operation, after=0) if isinstance(operation, CallFrom) else operation
 
 
 # -- what is written ---------------------------------------------------------------------------------------------------
@@ -253,6 +264,7 @@ FAULTS = (
     ActorFault("a mailbox has no limit", _have_no_limit),
     ActorFault("a reminder skips times", _skip_times),
     ActorFault("an event that finds no room is lost", _drop_refused_events),
+    ActorFault("an event overtakes one before it", make=HastyWorld),
     ActorFault("the status is not written", _list_no_status),
     ActorFault("nobody knows who has work", _list_no_work),
     ActorFault("what a host had that is gone is left with it", make=ForgetfulWorld),

@@ -131,6 +131,17 @@ class ActorAuditor:
         call = self.ended.get(nonce)
         demand(call is not None and call.outcome == outcome, "everybody is told the same", nonce)
 
+    def on_events(self, nonces: list[str]) -> None:
+        """Events of one actor have all been calls.
+
+        Args:
+            nonces: Of these calls, in the order of the events.
+        """
+        for marks in self.states.values():
+            called = [mark for mark in marks if mark in nonces]
+            wanted = [nonce for nonce in nonces if nonce in called]
+            demand(called == wanted, "events call in their order", f"{called}, not {wanted}")
+
     # -- the end -------------------------------------------------------------------------------------------------
 
     def on_end(self, kv: KeyValueStore, effects: dict[str, bool], seqs: set[int]) -> None:

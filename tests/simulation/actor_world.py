@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from random import Random
 
 from holdfast.actors.virtual.forsaken import give_away
@@ -100,6 +101,7 @@ class ActorWorld:
         self.effects: dict[str, bool] = {}
         self.subs: dict[str, Sub] = {}
         self.reminded: dict[str, str] = {}
+        self.events: list[str] = []
         self.actors = [f"a{number}" for number in range(random.choice((1, 1, 2)))]
         self.spec = ActorSpec(class_name="C", mailbox_limit=self.limit, suspends=self.suspends)
         # Whom each host takes for the one that an actor belongs to.
@@ -151,6 +153,7 @@ class ActorWorld:
             seqs = {seq for actor in self.actors if (seq := store.seq_of(txn, actor)) is not None}
         self.auditor.on_end(self.disk.store, self.effects, seqs)
         self._check_reminders()
+        self.auditor.on_events(self.events)
         self._delete_all()
 
     def _operate(self) -> None:
@@ -475,7 +478,7 @@ class ActorWorld:
         random, actor = self.random, self.actors[0]
         with self.disk.store.write() as txn:
             kept, _ = subscriptions.subscribe(txn, rule, START_UNIX_S)
-        count = random.choice((1, 3))
+        count = random.choice((1, 3, 5))
 
         def ingest(number: int) -> None:
             event = IncomingEvent(key=None, value=b"{}", time_unix_s=self.clock.now_unix_s, dedupe_id=f"{number}")
@@ -493,11 +496,14 @@ class ActorWorld:
                 # It may be held up, when nobody else calls any more.
                 self._resume_all()
             target = self.hosts[random.choice(HOSTS[:2])]
-            for one in waiting:
-                asked = CallFrom(subscription=kept.number, event=one.event.number, actor_id=actor)
-                target.arrive(asked, self._passed_on(asked))
+            for before, number in pairwise((0, *(one.event.number for one in waiting))):
+                asked = CallFrom(subscription=kept.number, event=number, actor_id=actor, after=before)
+                # Not always together: of a batch that is not committed each is tried by itself.
+                late = random.choice((0.0, 0.0, random.uniform(0, 1)))
+                self.clock.after(late, partial(target.arrive, asked, self._passed_on(asked)))
             self.clock.after(random.uniform(0.5, 5), start)
 
+        self.events = [subscriptions.submission_nonce(kept.number, number + 1) for number in range(count)]
         for number in range(count):
             self.effects[subscriptions.submission_nonce(kept.number, number + 1)] = True
             self.auditor.told.add(subscriptions.submission_nonce(kept.number, number + 1))

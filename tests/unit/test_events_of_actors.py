@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from holdfast.actors.event_starter import EventStarter
+from holdfast.actors import event_starter
+from holdfast.actors.event_starter import Called, EventStarter
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operations import Accepted, StartFrom
 from holdfast.engine.graph import Graph, NodeSpec
@@ -43,6 +45,19 @@ def folder(tmp_path: Path) -> Iterator[StorageFolder]:
     opened.close()
 
 
+def take(folder: StorageFolder, rule: Subscription, events: Sequence[tuple[int, str]]) -> Called:
+    """What hosts do that take all."""
+    with folder.kv.write() as txn:
+        for number, _ in events:
+            subscriptions.note_started(txn, rule, number, repeated=False)
+    return Called()
+
+
+def waiting(folder: StorageFolder) -> list[int]:
+    with folder.kv.read() as txn:
+        return [one.event.number for one in subscriptions.to_start(txn, 1, limit=9)]
+
+
 def starter(folder: StorageFolder, **about: Any) -> EventStarter:
     """One that has no executor and needs no process of the user's: ids come from a template."""
     launcher: Any = None
@@ -52,28 +67,48 @@ def starter(folder: StorageFolder, **about: Any) -> EventStarter:
 def test_events_of_a_rule_go_to_its_actors_in_order(folder: StorageFolder) -> None:
     calls: list[tuple[str, list[tuple[int, str]]]] = []
 
-    async def call(rule: Subscription, events: Sequence[tuple[int, str]]) -> bool:
+    async def call(rule: Subscription, events: Sequence[tuple[int, str]]) -> Called:
         calls.append((rule.graph.nodes[0].task_id, list(events)))
-        with folder.kv.write() as txn:
-            for number, _ in events:
-                subscriptions.note_started(txn, rule, number, repeated=False)
-        return True
+        return take(folder, rule, events)
 
     assert asyncio.run(starter(folder, call_actors=call).start_all())
     assert calls == [("measured", [(1, "device-one"), (2, "device-two"), (3, "device-one")])]
     with folder.kv.read() as txn:
         assert subscriptions.to_start(txn, 1, limit=9) == []
         (letter,) = dead_letters.list_dead_letters(txn, limit=9)
-    assert letter.event_number == 4, "an id that is too long is no actor's"
+    assert (letter.event_number, letter.reason) == (4, "call-refused"), "an id that is too long is no actor's"
+    assert "actor_id= must give a string" in letter.error
 
 
-def test_events_wait_while_their_actors_take_no_calls(folder: StorageFolder) -> None:
-    async def refuse(rule: Subscription, events: Sequence[tuple[int, str]]) -> bool:
-        return False
+def test_events_wait_while_their_actor_takes_no_calls_and_those_of_others_do_not(
+    folder: StorageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_starter, "AT_ONCE", 1)
+    asked: list[str] = []
 
-    assert not asyncio.run(starter(folder, call_actors=refuse).start_all())
+    async def call(rule: Subscription, events: Sequence[tuple[int, str]]) -> Called:
+        asked.extend(actor_id for _, actor_id in events)
+        taken = [event for event in events if event[1] != "device-one"]
+        return replace(take(folder, rule, taken), held=frozenset({"device-one"} & {one for _, one in events}))
+
+    assert not asyncio.run(starter(folder, call_actors=call).start_all())
+    assert asked == ["device-one", "device-two"], "who takes none is asked once in a pass"
+    assert waiting(folder) == [1, 3]
+
+
+def test_an_event_that_an_actor_will_not_take_is_a_dead_letter(folder: StorageFolder) -> None:
+    async def call(rule: Subscription, events: Sequence[tuple[int, str]]) -> Called:
+        return Called(refused={number: f"{one} is quarantined" for number, one in events})
+
+    assert asyncio.run(starter(folder, call_actors=call).start_all())
     with folder.kv.read() as txn:
-        assert [one.event.number for one in subscriptions.to_start(txn, 1, limit=9)] == [1, 2, 3]
+        letters = dead_letters.list_dead_letters(txn, limit=9)
+    assert [(one.event_number, one.error) for one in letters if one.event_number != 4] == [
+        (1, "device-one is quarantined"),
+        (2, "device-two is quarantined"),
+        (3, "device-one is quarantined"),
+    ]
+    assert waiting(folder) == []
 
 
 def test_nobody_starts_a_workflow_by_a_rule_of_actors(folder: StorageFolder) -> None:

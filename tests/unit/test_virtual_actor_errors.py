@@ -31,6 +31,11 @@ EXAMPLES: dict[type[HoldfastError], tuple[tuple[Any, ...], tuple[str, ...]]] = {
         ("cart", "shop.Cart", 2, "no module named shop", "Install it."),
         ("'cart'", "'shop.Cart'", "version 2", "no module named shop", "Install it."),
     ),
+    errors.OtherClassError: (
+        ("cart", "shop.Cart", "shop.Device"),
+        ("'cart'", "'shop.Cart'", "'shop.Device'", "different ids"),
+    ),
+    errors.OutOfTurnError: (("cart", 8, 7), ("'cart'", "event 8", "event 7")),
     errors.HostReplacedError: (("host-0",), ("host-0", "must end")),
 }
 

@@ -43,6 +43,8 @@ from holdfast.engine.virtual_actor_errors import (
     HostReplacedError,
     IdTakenError,
     MailboxFullError,
+    OtherClassError,
+    OutOfTurnError,
     ReminderNotFoundError,
     VirtualActorNotFoundError,
     VirtualActorNotInitializedError,
@@ -543,7 +545,7 @@ def subscribed(house: House, events: int, **about: Any) -> int:
     with house.kv.write() as txn:
         kept, _ = subscriptions.subscribe(txn, rule, NOW)
         arrived = [IncomingEvent(key=b"k", value=b"{}", time_unix_s=NOW, dedupe_id=f"{n}") for n in range(events)]
-        event_store.ingest(txn, "kafka/c/t", arrived, moves={"0": (None, events)}, now_unix_s=NOW)
+        event_store.ingest(txn, "kafka/c/t", arrived, moves={}, now_unix_s=NOW)
     house.commits.clear()
     return kept.number
 
@@ -574,6 +576,68 @@ def test_an_event_waits_while_the_mailbox_is_full() -> None:
         assert [one.event.number for one in subscriptions.to_start(txn, number, limit=9)] == [2]
     house.end(state="s0")
     assert isinstance(house.ask(calls[1]), CallAccepted)
+
+
+def test_a_call_of_an_event_that_fails_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    house = House().made()
+    number = subscribed(house, 1)
+    house.perform(CallFrom(subscription=number, event=1, actor_id="a"), house.call("1"))
+    for said in ("no such reading", "its caller hears of it"):
+        house.perform(house.ending(MethodRaised, error=Payload(b"e"), said=said))
+    (line,) = [record.getMessage() for record in caplog.records if "has failed" in record.getMessage()]
+    assert "actor_id=a call=t origin=event rule error=no such reading" in line
+
+
+def test_an_event_does_not_overtake_one_that_its_actor_has_not_taken() -> None:
+    house = House(mailbox_limit=2)
+    number = subscribed(house, 3)
+    first, second, third = (
+        CallFrom(subscription=number, event=event, actor_id="a", after=event - 1) for event in (1, 2, 3)
+    )
+    assert isinstance(house.perform(first, second).outcomes[1], MailboxFullError)
+    house.end(state="s0")
+    assert isinstance(house.ask(third), OutOfTurnError)
+    taken = house.perform(second, third).outcomes
+    assert isinstance(taken[0], CallAccepted)
+    assert isinstance(taken[1], MailboxFullError)
+
+
+def test_an_event_is_for_actors_of_its_rules_class_only() -> None:
+    house = House().made()
+    other = replace(house.spec, class_name="m.Other")
+    number = subscribed(house, 1, actor=other)
+    asked = CallFrom(subscription=number, event=1, actor_id="a")
+    assert isinstance(house.ask(asked), OtherClassError)
+    assert house.row().spec == house.spec
+    with house.kv.read() as txn:
+        assert subscriptions.is_to_start(txn, number, 1) is not None
+
+
+def test_an_event_brings_an_actor_the_class_of_its_rule_unless_it_has_a_newer_one() -> None:
+    house = House().made()
+    newer, older = (replace(house.spec, code=f"code{version}", class_version=version) for version in (2, 1))
+    for rule, spec in (("second", newer), ("first", older)):
+        number = subscribed(house, 0, name=rule, actor=spec)
+        with house.kv.write() as txn:
+            arrived = IncomingEvent(key=b"k", value=b"{}", time_unix_s=NOW, dedupe_id=rule)
+            event_store.ingest(txn, "kafka/c/t", [arrived], moves={}, now_unix_s=NOW)
+        with house.kv.read() as txn:
+            (waiting,) = subscriptions.to_start(txn, number, limit=9)
+        asked = CallFrom(subscription=number, event=waiting.event.number, actor_id="a")
+        assert isinstance(house.ask(asked), CallAccepted)
+        assert house.row().spec == newer
+
+
+def test_an_event_makes_an_actor_again_whose_constructor_failed() -> None:
+    house = House()
+    number = subscribed(house, 2)
+    house.ask(CallFrom(subscription=number, event=1, actor_id="a"))
+    house.perform(house.ending(MethodRaised, error=Payload(b"e"), said="it failed"))
+    assert not house.row().standing.initialized
+    assert isinstance(house.ask(CallFrom(subscription=number, event=2, actor_id="a")), CallAccepted)
+    with house.kv.read() as txn:
+        queued = [call.spec.method for call in actor_store.load_calls(txn, 1)]
+    assert queued[-2:] == ["__init__", "t"]
 
 
 def test_an_event_for_an_actor_that_is_not_there_waits_if_the_rule_makes_none() -> None:

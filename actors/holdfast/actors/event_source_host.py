@@ -1,7 +1,7 @@
 """The process that reads a connection to an outside source, as Kafka, into the store.
 
 A thin shell around the source: it opens the folder as executors do, tells them
-of what was stored, has workflows started, and removes what has been kept long
+of what was stored, has workflows started and virtual actors called, and removes what has been kept long
 enough. No code of users' runs here, and secrets that the connection needs are
 read here and nowhere else.
 """
@@ -20,6 +20,7 @@ from holdfast.actors.operating_system import this_process
 from holdfast.actors.ray_launch import Launcher
 from holdfast.actors.ray_untyped import remote
 from holdfast.actors.storage_access import StorageAddress
+from holdfast.actors.virtual.event_calls import EventCalls
 from holdfast.actors.waker import Waker
 from holdfast.engine.errors import HoldfastError, StorageFullError
 from holdfast.listeners.kafka import KIND
@@ -61,7 +62,9 @@ class EventSourceHost:
         self._prefix = f"{KIND}/{connection}/"
         self._waker = Waker(self._folder.kv)
         launcher = Launcher(self._folder, address, "event source")
-        self._starter = EventStarter(self._folder, launcher, executors, self._prefix)
+        # There are as many hosts of virtual actors as executors.
+        calls = EventCalls(len(executors))
+        self._starter = EventStarter(self._folder, launcher, executors, self._prefix, calls.call)
         self._to_start: set[int] = set()
         self._starting: dict[int, asyncio.Task[None]] = {}
         self._backlog = 0
@@ -124,7 +127,7 @@ class EventSourceHost:
         await self._source.replay(number, value)
 
     async def start(self, subscription: int) -> None:
-        """There is an event that is to start a workflow."""
+        """There is an event that is to start a workflow, or to call a virtual actor."""
         self._start(subscription)
 
     async def close(self) -> None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import orjson
@@ -37,9 +38,23 @@ AT_ONCE = 256
 
 _LONGEST_ID_BYTES = 1024
 
-CallActors: TypeAlias = Callable[[Subscription, Sequence[tuple[int, str]]], Awaitable[bool]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Called:
+    """What became of events that were to be calls, and are none now.
+
+    Attributes:
+        held: Ids of actors that take no more for now: their events wait.
+        refused: Number of an event -> why it will never be a call as things are.
+    """
+
+    held: frozenset[str] = frozenset()
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+
+CallActors: TypeAlias = Callable[[Subscription, Sequence[tuple[int, str]]], Awaitable[Called]]
 """Has the hosts of actors take calls: the rule, and (number of the event, id of the actor) in the order of the events.
-Whether all were taken, as `EventStarter.start_all` says it. A host does it by `virtual.operations.CallFrom`."""
+A host does it by `virtual.operations.CallFrom`."""
 
 
 class EventStarter:
@@ -92,24 +107,33 @@ class EventStarter:
         if subscription in self._busy:
             return False
         self._busy.add(subscription)
+        held: set[str] = set()
+        after = 0
         try:
             while True:
                 with self._folder.kv.read() as txn:
                     rule = subscriptions.get_subscription(txn, subscription)
-                    waiting = subscriptions.to_start(txn, subscription, limit=AT_ONCE)
+                    waiting = subscriptions.to_start(txn, subscription, after=after, limit=AT_ONCE)
                 if rule is None or not waiting:
-                    return True
-                if not await self._start_some(rule, waiting):
+                    return not held
+                if rule.actor is None:
+                    if not await self._start_some(rule, waiting):
+                        return False
+                elif not await self._call_some(rule, waiting, held):
                     return False
+                if held:
+                    # Those of other actors do not wait for an actor that takes none.
+                    after = waiting[-1].event.number
         finally:
             self._busy.discard(subscription)
 
-    async def _start_some(self, rule: Subscription, waiting: Sequence[ToStart]) -> bool:
+    async def _named(self, rule: Subscription, waiting: Sequence[ToStart]) -> list[tuple[int, str]] | None:
+        """(number, id) of each event; what has none is set aside. None when nobody can say it now."""
         try:
-            ids = await self._workflow_ids(rule, [one.event for one in waiting])
+            ids = await self._ids(rule, [one.event for one in waiting])
         except RayError as error:
             log.error("the process that names workflows failed subscription=%s error=%s", rule.name, error)
-            return False
+            return None
         named: list[tuple[int, str]] = []
         refused: list[tuple[StoredEvent, str]] = []
         for one, made in zip(waiting, ids, strict=True):
@@ -119,8 +143,27 @@ class EventStarter:
                 named.append((one.event.number, made))
         if refused:
             await asyncio.to_thread(self._set_aside, rule, refused)
-        if rule.actor is not None:
-            return self._call_actors is not None and await self._call_actors(rule, named)
+        return named
+
+    async def _call_some(self, rule: Subscription, waiting: Sequence[ToStart], held: set[str]) -> bool:
+        """Call actors, but for those that take no calls now; more of these may be found. False: ask nobody now."""
+        named = await self._named(rule, waiting)
+        if named is None or self._call_actors is None:
+            return False
+        free = [(number, actor_id) for number, actor_id in named if actor_id not in held]
+        if free:
+            called = await self._call_actors(rule, free)
+            held |= called.held
+            if called.refused:
+                events = {one.event.number: one.event for one in waiting}
+                refused = [(events[number], reason) for number, reason in called.refused.items()]
+                await asyncio.to_thread(self._set_aside, rule, refused)
+        return True
+
+    async def _start_some(self, rule: Subscription, waiting: Sequence[ToStart]) -> bool:
+        named = await self._named(rule, waiting)
+        if named is None:
+            return False
         by_executor: dict[str, list[tuple[int, str]]] = {}
         for number, workflow_id in named:
             executor = names.executor_for(workflow_id, self._executors)
@@ -147,13 +190,14 @@ class EventStarter:
             )
         return not held_back
 
-    async def _workflow_ids(self, rule: Subscription, events: Sequence[StoredEvent]) -> list[str | Exception]:
+    async def _ids(self, rule: Subscription, events: Sequence[StoredEvent]) -> list[str | Exception]:
+        what = "workflow_id=" if rule.actor is None else "actor_id="
         if not rule.id_function:
-            return [_from_template(rule.id_template, event) for event in events]
+            return [_from_template(what, rule.id_template, event) for event in events]
         host = self._launcher.listener_host(rule.environment)
         messages = [payload_of(event.note, event.key, event.value) for event in events]
-        made: list[Any] = await host.workflow_ids.remote(self._launcher.address, rule.id_function, messages)
-        return [_checked(one) for one in made]
+        made: list[Any] = await host.ids_of.remote(self._launcher.address, what, rule.id_function, messages)
+        return [_checked(what, one) for one in made]
 
     def _set_aside(self, rule: Subscription, refused: Sequence[tuple[StoredEvent, str]]) -> None:
         with self._folder.kv.write() as txn:
@@ -161,10 +205,10 @@ class EventStarter:
                 if subscriptions.is_to_start(txn, rule.number, event.number) is None:
                     # The rule was forgotten meanwhile, or the event is a dead letter already.
                     continue
-                log.error("an event cannot start its workflow subscription=%s error=%s", rule.name, error)
+                log.error("an event cannot have its effect subscription=%s error=%s", rule.name, error)
                 letter = dead_letters.DeadLetter(
                     source=rule.source,
-                    reason="start-failed",
+                    reason="start-failed" if rule.actor is None else "call-refused",
                     error=error,
                     occurred_unix_s=time.time(),
                     note={**event.note, "subscription": rule.name},
@@ -187,16 +231,16 @@ def template_fields(event: StoredEvent) -> dict[str, Any]:
     return fields
 
 
-def _from_template(template: str, event: StoredEvent) -> str | Exception:
+def _from_template(what: str, template: str, event: StoredEvent) -> str | Exception:
     try:
-        return _checked(template.format_map(template_fields(event)))
+        return _checked(what, template.format_map(template_fields(event)))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        return ValueError(f"workflow_id={template!r} does not fit this event: {type(error).__name__}: {error}")
+        return ValueError(f"{what}{template!r} does not fit this event: {type(error).__name__}: {error}")
 
 
-def _checked(made: Any) -> str | Exception:
+def _checked(what: str, made: Any) -> str | Exception:
     if isinstance(made, Exception):
         return made
     if not isinstance(made, str) or not 0 < len(made.encode("utf-8", "surrogatepass")) <= _LONGEST_ID_BYTES:
-        return ValueError(f"workflow_id= must give a string of 1 to {_LONGEST_ID_BYTES} bytes, not {made!r:.200}")
+        return ValueError(f"{what} must give a string of 1 to {_LONGEST_ID_BYTES} bytes, not {made!r:.200}")
     return made

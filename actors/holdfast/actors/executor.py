@@ -66,6 +66,7 @@ from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress
 from holdfast.actors.task_call import Reply
 from holdfast.actors.troubles import Troubles
 from holdfast.actors.virtual.answers import stored_answer
+from holdfast.actors.virtual.hosting import spec_of
 from holdfast.engine.errors import (
     ExecutorReplacedError,
     StorageCorruptError,
@@ -229,7 +230,7 @@ class Executor:
         return await self._operate(Delete(workflow_id=workflow_id, nonce=nonce))
 
     async def subscribe(self, request: SubscribeRequest) -> Outcome:
-        """Have each event of a stream start a workflow. Durable when this returns."""
+        """Have each event of a stream start a workflow, or call an actor. Durable when this returns."""
         try:
             environment = await asyncio.to_thread(self._files.store_rule, request)
         except StorageError as error:
@@ -239,6 +240,8 @@ class Executor:
             source=request.source,
             selector=request.selector,
             graph=request.graph,
+            actor=None if request.actor is None else spec_of(request.actor),
+            creates=request.creates,
             environment=environment,
             id_template=request.id_template,
             id_function=request.id_function,
@@ -247,7 +250,7 @@ class Executor:
         return await self._operate(Subscribe(subscription=subscription))
 
     async def unsubscribe(self, name: str) -> Outcome:
-        """Start no more workflows by a rule."""
+        """Start no more workflows, and call no more actors, by a rule."""
         return await self._operate(Unsubscribe(name=name))
 
     async def post(self, request: EventRequest) -> Outcome:

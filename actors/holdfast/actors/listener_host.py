@@ -81,11 +81,12 @@ class ListenerHost:
         reply: Acknowledged | Raised = await self._run(call, mark, time.time(), lambda: self._acknowledge(call))
         return reply
 
-    async def workflow_ids(self, storage: StorageAddress, function: str, messages: Sequence[bytes]) -> list[Any]:
-        """What a user's function calls the workflows of some events.
+    async def ids_of(self, storage: StorageAddress, what: str, function: str, messages: Sequence[bytes]) -> list[Any]:
+        """What a user's function calls the workflows, or the virtual actors, of some events.
 
         Args:
             storage: Where the function is.
+            what: The parameter by which the user gave it, for messages.
             function: Its hash.
             messages: The events, pickled.
 
@@ -98,7 +99,7 @@ class ListenerHost:
             import_here()
             call = load_code(access(storage), function)
             prepare_imports(call)
-            return [_named(call, pickle.loads(message)) for message in messages]
+            return [_named(what, call, pickle.loads(message)) for message in messages]
 
         # Under a key of no workflow: what ends this process in it is told apart by whoever asks, and tries again.
         made: list[Any] = await self._loops.run((-1, 0, 0), name_all)
@@ -151,12 +152,12 @@ class ListenerHost:
         return access(call.storage)
 
 
-def _named(call: Callable[[Any], Any], message: Any) -> Any:
+def _named(what: str, call: Callable[[Any], Any], message: Any) -> Any:
     try:
         return call(message)
     except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is said to them
         # Not the error itself: whoever gets it cannot load the user's classes.
-        return ValueError(f"workflow_id= raised {type(error).__name__}: {error}")
+        return ValueError(f"{what} raised {type(error).__name__}: {error}")
 
 
 def _instance(listener_class: Any, call: TaskCall) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.actors.sealed import Sealed
+from holdfast.actors.virtual.requests import ClassRequest
 from holdfast.engine.graph import Graph
 from holdfast.engine.plain_pickle import PlainPickle
 from holdfast.storage.payload import Payload
@@ -59,17 +60,19 @@ class EventRequest(PlainPickle):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscribeRequest(PlainPickle):
-    """A rule: each event of a stream starts a workflow.
+    """A rule: each event of a stream starts a workflow, or calls a virtual actor.
 
     Attributes:
         name: Its name.
         source, selector: Which events.
-        graph: One node, which takes the event as its only argument.
+        graph: One node, which takes the event as its only argument. For a rule of actors its `task_id` is the method.
         code: Functions by hash.
-        id_template: How a workflow's id is made of the event; empty when a function makes it.
+        id_template: How a workflow's, or an actor's, id is made of the event; empty when a function makes it.
         id_function: Hash of that function; empty for none.
         user_metadata: Of each workflow, JSON.
         environment: The runtime environment, as captured; empty for none.
+        actor: The class whose actors are called; None for a rule that starts workflows.
+        creates: Of such a rule: an actor that is not there is made.
     """
 
     name: str
@@ -81,6 +84,8 @@ class SubscribeRequest(PlainPickle):
     id_function: str = ""
     user_metadata: Mapping[str, Any] = field(default_factory=dict)
     environment: bytes = b""
+    actor: ClassRequest | None = None
+    creates: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,11 +263,9 @@ class SourceHosts:
         """
         letter = self.letter(number)
         host = self._hosts.get(split_source(letter.source)[0]) if letter.source.startswith(f"{KIND}/") else None
-        if letter.reason == "start-failed":
+        if letter.reason in ("start-failed", "call-refused"):
             if value is not None:
-                raise DeadLetterNotReplayableError(
-                    number, "it starts a workflow of an event as it is", "Leave value= out."
-                )
+                raise DeadLetterNotReplayableError(number, "its event is taken as it is", "Leave value= out.")
             subscription = self._start_again(letter)
             if host is not None:
                 await _told(host.start.remote(subscription))
@@ -281,14 +279,14 @@ class SourceHosts:
             await host.replay.remote(number, value)
 
     def _start_again(self, letter: DeadLetter) -> int:
-        """Have an event start its workflow after all. Returns the number of the subscription."""
+        """Have an event start its workflow, or call its actor, after all. Returns the number of the subscription."""
         with self._kv.write() as txn:
             rule = subscriptions.find_subscription(txn, str(letter.note.get("subscription")))
             source = event_store.find_source(txn, letter.source)
             number = letter.event_number
             if rule is None or source is None:
                 raise DeadLetterNotReplayableError(
-                    letter.number, "what was to start a workflow of it is no more", "Delete it."
+                    letter.number, "the rule that was to take it is no more", "Delete it."
                 )
             if number is None or event_store.get_event(txn, source.number, number) is None:
                 raise DeadLetterNotReplayableError(letter.number, "its event has expired", "Delete it.")

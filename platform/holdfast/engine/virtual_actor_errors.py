@@ -179,6 +179,31 @@ class ReminderNotFoundError(VirtualActorError, ValueError):
         return f"virtual actor {self.actor_id!r} has no reminder {self.name!r}. It may have come due for the last time."
 
 
+class OtherClassError(VirtualActorError):
+    """A virtual actor is asked for as one of a class, and is of another one."""
+
+    def __init__(self, actor_id: str, class_name: str, asked_for: str) -> None:
+        super().__init__(actor_id, class_name, asked_for)
+        self.actor_id, self.class_name, self.asked_for = actor_id, class_name, asked_for
+
+    def __str__(self) -> str:
+        return (
+            f"virtual actor {self.actor_id!r} is of class {self.class_name!r}, and not of {self.asked_for!r}. Give the "
+            "actors of the two classes different ids."
+        )
+
+
+class OutOfTurnError(VirtualActorError):
+    """An event cannot call an actor while one before it has not. It can be asked for again."""
+
+    def __init__(self, actor_id: str, event: int, before: int) -> None:
+        super().__init__(actor_id, event, before)
+        self.actor_id, self.event, self.before = actor_id, event, before
+
+    def __str__(self) -> str:
+        return f"event {self.event} waits: event {self.before} is yet to call virtual actor {self.actor_id!r}"
+
+
 class HostReplacedError(HoldfastError):
     """Another process has taken the place of this host. The old one must end; nothing was written."""
 

@@ -24,10 +24,11 @@ class DeadLetter:
     Attributes:
         number: Its own; 0 before it is kept.
         source: Where it came from.
-        reason: One word for what went wrong: `undecodable`, `oversized`, `corrupt`, `out-of-range`, `start-failed`.
+        reason: One word for what went wrong: `undecodable`, `oversized`, `corrupt`, `out-of-range`, `start-failed`,
+            `call-refused`.
         error: What was said.
         occurred_unix_s: When, in seconds since the epoch.
-        note: What else is known, JSON: topic, partition, offset; for `start-failed` the subscription.
+        note: What else is known, JSON: topic, partition, offset; for the last two the subscription.
         event: The event as it came; None when it never came, as one that is too large.
         event_number: Its number in the log of the source; None when it is not there.
     """

@@ -14,6 +14,7 @@ from holdfast.workflow import event_listener as event_listener
 from holdfast.workflow import http_event_provider as http_event_provider
 from holdfast.workflow import virtual_actor_class as virtual_actor_class
 from holdfast.workflow import workflow_context as workflow_context
+from holdfast.workflow.actor_events import subscribe
 from holdfast.workflow.api import (
     cancel,
     delete,
@@ -142,6 +143,7 @@ __all__ = [
     "sleep",
     "step",
     "submit",
+    "subscribe",
     "trigger_schedule",
     "virtual_actor",
     "wait",

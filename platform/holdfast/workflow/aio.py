@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 from ray.exceptions import RayTaskError
 
 from holdfast.workflow import (
+    actor_events,
     api,
     opening,
     outside_sources,
@@ -68,6 +69,7 @@ __all__ = [
     "show_dead_letter",
     "shutdown",
     "submit",
+    "subscribe",
     "trigger_schedule",
 ]
 
@@ -106,6 +108,7 @@ delete = _twin(api.delete)
 send_event = _twin(api.send_event)
 on_event = _twin(subscriptions.on_event)
 list_event_subscriptions = _twin(subscriptions.list_event_subscriptions)
+subscribe = _twin(actor_events.subscribe)
 delete_event_subscription = _twin(subscriptions.delete_event_subscription)
 
 event_sources = _twin(outside_sources.event_sources)

@@ -75,7 +75,7 @@ class DeadLetter:
         source: Where it came from.
         reason: "undecodable" (the value is not JSON), "oversized" (see `max_message_bytes`), "corrupt" (messages that
             the server keeps damaged), "out-of-range" (messages are gone from the topic that were not read) or
-            "start-failed" (no workflow could be started).
+            "start-failed" (no workflow could be started), "call-refused" (a virtual actor could not be called).
         error: What was said.
         occurred_unix_s: When, in seconds since the epoch.
         details: What else is known: topic, partition, offset.

@@ -1,13 +1,12 @@
-"""Workflows that events start: `on_event` and its kin."""
+"""Workflows that events start, and virtual actors that they call: `on_event` and its kin."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import ray
 from ray.remote_function import RemoteFunction
@@ -19,9 +18,11 @@ from holdfast.actors.requests import SubscribeRequest
 from holdfast.actors.storage_access import portable
 from holdfast.actors.task_runner import settle_arguments
 from holdfast.actors.values import set_cluster_nonce
-from holdfast.engine.selectors import is_outside
-from holdfast.listeners.interface import EventListener, Stream, conversion_of
+from holdfast.actors.virtual.requests import HEARING
+from holdfast.listeners.interface import EventListener, conversion_of
+from holdfast.workflow.actor_events import Hearing, hearing
 from holdfast.workflow.api import accepted, ask, check_metadata, check_workflow_id
+from holdfast.workflow.event_streams import id_template, stream_of
 from holdfast.workflow.platform import get_platform
 
 __all__ = ["EventSubscription", "delete_event_subscription", "list_event_subscriptions", "on_event"]
@@ -29,15 +30,16 @@ __all__ = ["EventSubscription", "delete_event_subscription", "list_event_subscri
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventSubscription:
-    """A rule by which events start workflows.
+    """A rule by which events start workflows, or call virtual actors.
 
     Attributes:
         name: Its name.
         source: Where the events come from, as `kafka/default/orders`.
         selector: Which of them.
         created_unix_s: When it was made, in seconds since the epoch.
-        started: Workflows that it has started.
+        started: Workflows that it has started, or calls that it has made.
         repeated: Events whose workflow id was known already: they started nothing.
+        calls: The method that it calls, as `devices.Device.measured`; None when it starts workflows.
     """
 
     name: str
@@ -46,8 +48,10 @@ class EventSubscription:
     created_unix_s: float
     started: int
     repeated: int
+    calls: str | None = None
 
 
+@overload
 def on_event(
     listener_class: type[EventListener],
     *args: Any,
@@ -56,8 +60,35 @@ def on_event(
     name: str | None = None,
     metadata: dict[str, Any] | None = None,
     **kwargs: Any,
-) -> str:
-    """Start a workflow with each event of a stream, from now on.
+) -> str: ...
+
+
+@overload
+def on_event(
+    listener_class: type[EventListener],
+    *args: Any,
+    actor_id: str | Callable[[Any], str],
+    create: bool = True,
+    name: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Hearing: ...
+
+
+def on_event(
+    listener_class: type[EventListener],
+    *args: Any,
+    start: Any = None,
+    workflow_id: str | Callable[[Any], str] | None = None,
+    actor_id: str | Callable[[Any], str] | None = None,
+    create: bool | None = None,
+    name: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Start a workflow with each event of a stream, from now on; or, over a method of a virtual actor's class, call it.
 
     Args:
         listener_class: One that hears an outside source, as `holdfast.listeners.KafkaListener`.
@@ -68,27 +99,50 @@ def on_event(
             `"order-{key}"` or `"order-{value[id]}"` (fields: `event_id`, `key`, `value`, and for Kafka `topic`,
             `partition`, `offset`). Default: one that no two events share. An event whose id is known already
             starts nothing.
+        actor_id: In place of `start`: this is a decorator then, `@workflow.on_event(...)` over a method in the body of
+            a virtual actor's class, and each event is one call of that method. The id of the event's actor: a
+            function or a template, as `workflow_id`. `workflow.subscribe(its class)` puts it into force.
+        create: With `actor_id`: an actor that is not there is made, by its constructor without arguments. With False
+            the event becomes a dead letter, which can be replayed when the actor has been made.
         name: Name of the rule. Default: made of the stream and the function's name.
-        metadata: Of each workflow, JSON.
+        metadata: Of each workflow, or call, JSON.
+        options: With `actor_id`: of each call, as `max_retries`; what `options` of a handle's method takes.
         **kwargs: What to hear, as for `wait_for_event`.
 
     Returns:
-        The name of the rule.
+        The name of the rule; with `actor_id` a decorator.
 
     Raises:
-        TypeError: Not such a listener, or `start` not a function of one argument.
-        ValueError: The name is that of a rule for another stream; `workflow_id` is no template.
+        TypeError: Not such a listener, or `start`, or the method, does not take the event as its only argument.
+        ValueError: The name is that of a rule for another stream; `workflow_id`, or `actor_id`, is no template.
 
-    Semantics: durable when this returns; each event from then on starts its workflow exactly once, whatever dies.
-    Called again with the same name it changes the functions, and goes on where it was. Workflows are refused none:
-    when no place is free in the queue, events wait.
+    Semantics: durable when this returns (with `actor_id`, when `subscribe` does); each event from then on starts its
+    workflow, or is a call, exactly once, whatever dies. Called again with the same name it changes the functions, and
+    goes on where it was. Workflows are refused none: when no place is free in the queue, or a mailbox, events wait.
     """
-    source, selector = _stream_of(listener_class, args, kwargs)
+    if actor_id is not None:
+        if start is not None or workflow_id is not None:
+            raise TypeError("on_event starts workflows (start=, workflow_id=) or calls a method (actor_id=), not both")
+        return hearing(
+            listener_class,
+            args,
+            kwargs,
+            actor_id,
+            create=True if create is None else create,
+            name=name,
+            metadata=metadata,
+            options=options,
+        )
+    if start is None:
+        raise TypeError("on_event needs start=, to start workflows, or actor_id=, over a method of a virtual actor")
+    if create is not None or options is not None:
+        raise TypeError("create= and options= of on_event are for methods of virtual actors, with actor_id=")
+    source, selector = stream_of(listener_class, args, kwargs)
     function = _remote(start, conversion_of(listener_class, args, kwargs))
     set_cluster_nonce(get_platform().address.cluster)
     draft = build(function.bind(None))
     code = dict(draft.code)
-    template, id_function = _named(workflow_id)
+    template, id_function = id_template("workflow_id", workflow_id), ""
     if callable(workflow_id):
         id_function, pickled = BOOK.encode(workflow_id)
         code[id_function] = pickled
@@ -110,7 +164,7 @@ def on_event(
 
 
 def list_event_subscriptions() -> list[EventSubscription]:
-    """The rules by which events start workflows, in the order in which they were made."""
+    """The rules by which events start workflows or call virtual actors, in the order in which they were made."""
     return [
         EventSubscription(
             name=rule.name,
@@ -119,13 +173,14 @@ def list_event_subscriptions() -> list[EventSubscription]:
             created_unix_s=rule.created_unix_s,
             started=rule.started,
             repeated=rule.repeated,
+            calls=None if rule.actor is None else f"{rule.actor.class_name}.{_method(rule.graph.nodes[0].task_id)}",
         )
         for rule in ray.get(get_platform().management.list_subscriptions.remote())
     ]
 
 
 def delete_event_subscription(name: str) -> None:
-    """Start no more workflows by a rule; events that have not started theirs yet never will.
+    """Start no more workflows, and call no more actors, by a rule; events that have not done so yet never will.
 
     Args:
         name: The rule's.
@@ -136,19 +191,6 @@ def delete_event_subscription(name: str) -> None:
     if not accepted(ask(name, "unsubscribe", name)).fresh:
         known = ", ".join(repr(rule.name) for rule in list_event_subscriptions()) or "none"
         raise ValueError(f"there is no event subscription {name!r}; there are: {known}")
-
-
-def _stream_of(listener_class: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str]:
-    if not (isinstance(listener_class, type) and issubclass(listener_class, EventListener)):
-        raise TypeError(f"on_event takes a subclass of workflow.EventListener, not {listener_class!r}")
-    subscription: Any = getattr(listener_class, "subscription", None)
-    stream = None if subscription is None else subscription(*args, **kwargs)
-    if not isinstance(stream, Stream) or not is_outside(stream.source):
-        raise TypeError(
-            f"on_event takes a listener that hears an outside source, as KafkaListener does, and not "
-            f"{listener_class.__name__}: its events are those of one workflow"
-        )
-    return stream.source, stream.key
 
 
 def _remote(start: Any, conversion: Callable[[Any], Any] | None) -> Any:
@@ -172,18 +214,8 @@ def _converting(conversion: Callable[[Any], Any], start: Callable[[Any], Any]) -
     return of_what_it_is_made
 
 
-def _named(workflow_id: Any) -> tuple[str, str]:
-    if workflow_id is None or callable(workflow_id):
-        return "", ""
-    if not isinstance(workflow_id, str) or not workflow_id:
-        raise TypeError(f"workflow_id= takes a template or a function of the event, not {workflow_id!r}")
-    try:
-        list(string.Formatter().parse(workflow_id))
-    except ValueError as error:
-        raise ValueError(
-            f"workflow_id={workflow_id!r} is no template: {error}. Write braces that stand for themselves twice"
-        ) from error
-    return workflow_id, ""
+def _method(called: str) -> str:
+    return called.partition(HEARING)[0]
 
 
 def _escaped(name: str) -> str:

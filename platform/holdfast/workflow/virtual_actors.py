@@ -392,6 +392,11 @@ class _Decorator:
 
     def readonly(self, method: Any) -> Any:
         """Say of a method that it only reads: it runs beside others, on the last committed state, and changes none."""
+        if isinstance(method, ActorMethod) and method.rules:
+            raise TypeError(
+                f"an event would change nothing by the read-only method {method.function.__qualname__!r}: "
+                "take readonly or on_event away"
+            )
         return ActorMethod(method, readonly=True)
 
     @overload
@@ -402,7 +407,7 @@ class _Decorator:
 
     def method(self, method: Any) -> Any:
         """Say of a method that it may write, for a type checker's sake: every other public method may, too."""
-        return ActorMethod(method)
+        return method if isinstance(method, ActorMethod) and not method.readonly else ActorMethod(method)
 
 
 virtual_actor = _Decorator()
@@ -441,7 +446,7 @@ def get_actor(actor_id: str) -> VirtualActorHandle:
 
 
 def list_actors(
-    cls: VirtualActorClass | str | None = None, prefix: str = "", limit: int = 1000, *, after: str = ""
+    cls: VirtualActorClass | type | str | None = None, prefix: str = "", limit: int = 1000, *, after: str = ""
 ) -> list[ActorView]:
     """The virtual actors there are, by id, a page at a time.
 
@@ -501,30 +506,26 @@ def create_request(
     definition = virtual_class.definition
     check_workflow_id(actor_id)
     definition.check_call(CONSTRUCTOR, args, kwargs)
+    made_of = class_request(definition)
+    hosting = made_of.hosting
+    request = _call_request(actor_id, CONSTRUCTOR, CONSTRUCTOR, args, kwargs, _PLAIN, None, made_of)
+    kind = with_platform(lambda platform: client.keep_hosts(platform, hosting)) if hosting else kind_of(hosting)
+    return request, ActorPlace(actor_id=actor_id, digest=made_of.digest, class_name=definition.name, hosts=kind)
+
+
+def class_request(definition: ActorDefinition) -> ClassRequest:
+    """A class as the hosts are told of it, in the environment of this job."""
     settings = definition.settings
     digest, pickled = BOOK.encode(definition.cls)
-    captured = capture_environment()
-    hosting = describe_hosting(settings.ray_options, settings.runtime_env, captured)
-    request = _call_request(
-        actor_id,
-        CONSTRUCTOR,
-        CONSTRUCTOR,
-        args,
-        kwargs,
-        _PLAIN,
-        None,
-        ClassRequest(
-            digest=digest,
-            code={digest: pickled},
-            name=definition.name,
-            version=settings.version,
-            on_error=settings.on_error,
-            mailbox_limit=settings.mailbox_limit,
-            hosting=hosting,
-        ),
+    return ClassRequest(
+        digest=digest,
+        code={digest: pickled},
+        name=definition.name,
+        version=settings.version,
+        on_error=settings.on_error,
+        mailbox_limit=settings.mailbox_limit,
+        hosting=describe_hosting(settings.ray_options, settings.runtime_env, capture_environment()),
     )
-    kind = with_platform(lambda platform: client.keep_hosts(platform, hosting)) if hosting else kind_of(hosting)
-    return request, ActorPlace(actor_id=actor_id, digest=digest, class_name=definition.name, hosts=kind)
 
 
 def _call_request(

@@ -22,7 +22,7 @@ from holdfast.engine.virtual_actor_errors import (
     VirtualActorNotInitializedError,
     VirtualActorQuarantinedError,
 )
-from holdfast.engine.virtual_actor_records import Condition, RetrySet, Standing
+from holdfast.engine.virtual_actor_records import CallEnded, Condition, RetrySet, Standing
 from holdfast.storage import actor_store as store
 from holdfast.storage import leases
 from holdfast.storage.actor_row import ActorRow
@@ -264,6 +264,15 @@ class Activations:
             for record in step.records:
                 if isinstance(record, RetrySet):
                     self.batch.note_due(record.due_unix_s)
+                elif isinstance(record, CallEnded) and record.call.origin and record.call.outcome.error is not None:
+                    # An event's, or a reminder's: nobody waits for what comes of it.
+                    log.warning(
+                        "a call has failed actor_id=%s call=%s origin=%s error=%s",
+                        held.row.actor_id,
+                        record.call.name,
+                        record.call.origin,
+                        held.row.standing.said,
+                    )
         self.batch.commands.extend((held.row, held.epoch, command) for command in step.commands)
 
     def list_touched(self, txn: WriteTransaction) -> None:

@@ -19,6 +19,7 @@ from holdfast.actors.task_context import current_task
 from holdfast.actors.task_options import ACCEPTED, check_options
 from holdfast.actors.virtual.awaited_types import AwaitedCalls, AwaitedTwin, refuse_aio
 from holdfast.actors.virtual.context import current_call
+from holdfast.actors.virtual.event_rules import MethodRule, hearing_functions
 from holdfast.actors.virtual.inner_call import call_from_inside
 from holdfast.engine.virtual_actor_records import DEFAULT_MAILBOX_LIMIT
 
@@ -56,10 +57,12 @@ class ActorSettings:
 class ActorMethod(Generic[_P, _R]):
     """A method of a virtual actor's class, in place of the plain function."""
 
-    def __init__(self, function: Callable[..., Any], *, readonly: bool = False) -> None:
+    def __init__(
+        self, function: Callable[..., Any], *, readonly: bool = False, rules: tuple[MethodRule, ...] = ()
+    ) -> None:
         if not inspect.isfunction(function):
             raise TypeError(f"a method of a virtual actor is a plain function, not {function!r}")
-        self.function, self.readonly = function, readonly
+        self.function, self.readonly, self.rules = function, readonly, rules
         plain: Any = self
         functools.update_wrapper(plain, function)
 
@@ -67,7 +70,7 @@ class ActorMethod(Generic[_P, _R]):
         return BoundMethod(self, instance)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"function": self.function, "readonly": self.readonly}
+        return {"function": self.function, "readonly": self.readonly, "rules": self.rules}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -191,6 +194,7 @@ class ActorDefinition:
         name: `<module>.<qualname>`, for people and for listing.
         settings: What its decorator said.
         methods: By name.
+        hearing: What events call in place of a method, by the names that their rules have for it.
         migrations: Version -> what makes the state of the next version of it.
     """
 
@@ -198,6 +202,7 @@ class ActorDefinition:
     name: str
     settings: ActorSettings
     methods: Mapping[str, ActorMethod[..., Any]]
+    hearing: Mapping[str, ActorMethod[..., Any]]
     migrations: Mapping[int, Callable[[Any], Any]]
     _signatures: dict[str, inspect.Signature | None] = field(default_factory=dict)
 
@@ -207,7 +212,7 @@ class ActorDefinition:
         Raises:
             AttributeError: There is none of this name that can be called.
         """
-        found = self.methods.get(name)
+        found = self.methods.get(name) or self.hearing.get(name)
         if found is None:
             known = ", ".join(sorted(self.methods)) or "none"
             raise AttributeError(f"virtual actors of class {self.name!r} have no method {name!r}; they have: {known}")
@@ -240,7 +245,7 @@ def prepare(cls: Any, settings: ActorSettings) -> None:
     Raises:
         TypeError: Not a class.
         ValueError: `__getstate__` without `__setstate__`, or the reverse; a method of a reserved name; migrations
-            that do not fit its version.
+            that do not fit its version; events are to make its actors, and cannot.
     """
     if not isinstance(cls, type):
         raise TypeError(f"@workflow.virtual_actor takes a class, not {cls!r}")
@@ -258,6 +263,8 @@ def prepare(cls: Any, settings: ActorSettings) -> None:
                 )
             # Inherited ones too: .step has to be there, and the base class may serve others.
             setattr(cls, name, found if isinstance(found, ActorMethod) else ActorMethod(found))
+            if isinstance(found, ActorMethod) and any(rule.creates for rule in found.rules):
+                _check_made_by_events(cls, name)
     setattr(cls, _SETTINGS, settings)
     _migrations_of(cls, settings.version)
 
@@ -276,6 +283,11 @@ def definition_of(cls: type) -> ActorDefinition:
         name=default_task_id(cls),
         settings=settings,
         methods=methods,
+        hearing={
+            called: ActorMethod(function)
+            for name, method in methods.items()
+            for called, function in hearing_functions(name, method.function, method.rules).items()
+        },
         migrations=_migrations_of(cls, settings.version),
     )
 
@@ -328,6 +340,21 @@ def _shown(signature: inspect.Signature) -> inspect.Signature:
 def _public_names(cls: type) -> list[str]:
     kinds = [kind for kind in cls.__mro__ if kind not in (object, VirtualActor, Generic)]
     return [name for name in dict.fromkeys(name for kind in kinds for name in vars(kind)) if not name.startswith("_")]
+
+
+def _check_made_by_events(cls: type, method: str) -> None:
+    plain: Any = object
+    constructor: Any = getattr(cls, "__init__", None)
+    if constructor is plain.__init__:
+        return
+    try:
+        _signature(constructor).bind(None)
+    except TypeError as error:
+        raise ValueError(
+            f"an event that calls {cls.__qualname__}.{method} makes the actor when there is none, without arguments, "
+            f"and the constructor does not do with none: {error}. Give its parameters defaults, or give "
+            "@workflow.on_event(..., create=False) and make the actors with get_or_create"
+        ) from None
 
 
 def has_own_state(cls: type) -> bool:

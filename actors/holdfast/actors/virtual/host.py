@@ -38,6 +38,7 @@ from holdfast.actors.virtual.operations import (
     ActorOperation,
     ActorOutcome,
     CallAccepted,
+    CallFrom,
     ChangeReminder,
     DeleteActor,
     FireDue,
@@ -311,6 +312,12 @@ class VirtualActorHost:
     async def recover(self, seqs: Sequence[int]) -> None:
         """Take actors up that are this host's."""
         await asyncio.gather(*(self._operate(RecoverActor(seq=seq)) for seq in seqs))
+
+    # -- asked by those who read sources of events ---------------------------------------------------------------
+
+    async def call_from(self, calls: Sequence[CallFrom]) -> list[ActorOutcome]:
+        """Make the calls of events, in this order. Those that are made are durable when this returns."""
+        return await asyncio.gather(*(self._operate(call) for call in calls))
 
     # -- calls ---------------------------------------------------------------------------------------------------
 

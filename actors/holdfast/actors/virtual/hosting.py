@@ -13,6 +13,8 @@ from typing import Any
 import ray.cloudpickle
 
 from holdfast.actors.code import hash_code
+from holdfast.actors.virtual.requests import ClassRequest
+from holdfast.storage.actor_row import ActorSpec
 
 # Without type hints.
 _cloudpickle: Any = ray.cloudpickle
@@ -81,6 +83,18 @@ def describe_hosting(ray_options: Mapping[str, Any], runtime_env: Mapping[str, A
         return b""
     environment = sorted((runtime_env or {}).items())
     return bytes(_cloudpickle.dumps((sorted(ray_options.items()), environment, captured), protocol=5))
+
+
+def spec_of(made_of: ClassRequest) -> ActorSpec:
+    """A class as the store knows it."""
+    return ActorSpec(
+        class_name=made_of.name,
+        code=made_of.digest,
+        class_version=made_of.version,
+        host=kind_of(made_of.hosting),
+        mailbox_limit=made_of.mailbox_limit,
+        suspends=made_of.on_error == "suspend",
+    )
 
 
 def kind_of(hosting: bytes) -> str:

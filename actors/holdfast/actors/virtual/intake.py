@@ -24,10 +24,13 @@ from holdfast.actors.virtual.operations import (
     SetReminder,
 )
 from holdfast.actors.virtual.reminders import HOLD_S, change_reminder, reminder_call, take_due
+from holdfast.actors.virtual.requests import HEARING
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor import key_mark
 from holdfast.engine.virtual_actor_errors import (
     CallOutcomeForgottenError,
+    OtherClassError,
+    OutOfTurnError,
     VirtualActorError,
     VirtualActorNotFoundError,
 )
@@ -40,6 +43,7 @@ from holdfast.storage.actor_row import ActorRow, ActorSpec
 from holdfast.storage.answered import find_answer, save_answer
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
 from holdfast.storage.payload import Payload
+from holdfast.storage.subscriptions import Subscription
 from holdfast.storage.workflow_store import was_deleted
 
 CALLS_AT_ONCE = 100
@@ -194,24 +198,18 @@ class Intake:
         event = subscriptions.is_to_start(txn, call_from.subscription, call_from.event)
         if rule is None or event is None or rule.actor is None:
             return ActorDone(seq=-1, fresh=False)
+        if call_from.after and subscriptions.is_to_start(txn, rule.number, call_from.after) is not None:
+            raise OutOfTurnError(call_from.actor_id, call_from.event, call_from.after)
         nonce = subscriptions.submission_nonce(rule.number, call_from.event)
-        row = self._actors.find_or_none(txn, call_from.actor_id)
-        if row is None:
-            if not rule.creates:
-                raise VirtualActorNotFoundError(call_from.actor_id, self._url)
-            made_by = hashlib.blake2b(f"{nonce} creates".encode(), digest_size=16).hexdigest()
-            constructor = CallSpec(method="__init__", nonce=made_by, creates=True, origin=f"event {rule.name}")
-            made = self.create(txn, CreateActor(actor_id=call_from.actor_id, spec=rule.actor, call=constructor))
-            if isinstance(made, OtherHost):
-                return made
-            row = self._actors.find(txn, call_from.actor_id)
-        held = self._actors.hold(txn, row)
+        held = self._called_by(txn, rule, rule.actor, call_from.actor_id, nonce)
         if isinstance(held, OtherHost):
             return held
         (node,) = rule.graph.nodes
+        method, _, _ = node.task_id.partition(HEARING)
         call = CallSpec(
             method=node.task_id,
             nonce=nonce,
+            name=method,
             arguments=Payload(arguments_of(event.note, event.key, event.value)),
             options=node.options,
             origin=f"event {rule.name}",
@@ -219,6 +217,29 @@ class Intake:
         accepted = self._call(txn, held, call, logged=True)
         subscriptions.note_started(txn, rule, call_from.event, repeated=not accepted.fresh)
         return accepted
+
+    def _called_by(
+        self, txn: WriteTransaction, rule: Subscription, spec: ActorSpec, actor_id: str, nonce: str
+    ) -> Held | OtherHost:
+        """The actor that an event calls. If the rule says so this is as `get_or_create`, without arguments."""
+        row = self._actors.find_or_none(txn, actor_id)
+        if row is not None:
+            held = self._actors.hold(txn, row)
+            if isinstance(held, OtherHost):
+                return held
+            row = held.row
+            if row.spec.class_name != spec.class_name:
+                raise OtherClassError(actor_id, row.spec.class_name, spec.class_name)
+            if not rule.creates or (row.standing.initialized and not _supersedes(spec, row.spec)):
+                return held
+        elif not rule.creates:
+            raise VirtualActorNotFoundError(actor_id, self._url)
+        made_by = hashlib.blake2b(f"{nonce} creates".encode(), digest_size=16).hexdigest()
+        constructor = CallSpec(method="__init__", nonce=made_by, creates=True, origin=f"event {rule.name}")
+        made = self.create(txn, CreateActor(actor_id=actor_id, spec=spec, call=constructor))
+        if isinstance(made, OtherHost):
+            return made
+        return self._actors.hold(txn, self._actors.find(txn, actor_id))
 
 
 def accepted(seq: int, call: QueuedCall | None) -> CallAccepted:

@@ -183,11 +183,14 @@ class CallFrom:
         subscription: Number of the rule, which has an actor.
         event: Number of the event.
         actor_id: Of which actor. One that is not there is made if the rule says so.
+        after: Number of the event of this actor that has to have its call before; 0 for none. So they keep their
+            order also when one of them is refused.
     """
 
     subscription: int
     event: int
     actor_id: str
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

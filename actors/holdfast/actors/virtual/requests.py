@@ -13,6 +13,9 @@ from holdfast.storage.payload import Payload
 CONSTRUCTOR = "__init__"
 """The method of the call that makes an actor."""
 
+HEARING = "@"
+"""What follows it, in the method of a call, says in which way an event is heard: no method's name has it in it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassRequest(PlainPickle):
