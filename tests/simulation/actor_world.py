@@ -276,8 +276,9 @@ class ActorWorld:
             nonlocal target
             if answered:
                 return
-            if self.random.random() < 0.3:
-                target = self.random.choice(HOSTS[:2])
+            if self.random.random() < 0.3 or target == self.gone:
+                # Who asks one that is gone is told so. (Marks are kept for a while only: nobody asks for so long.)
+                target = "one" if self.gone else self.random.choice(HOSTS[:2])
             send()
             self.clock.after(self.random.uniform(2, 6), again)
 
