@@ -23,6 +23,7 @@ from ray.exceptions import RayActorError
 from holdfast.actors import names
 from holdfast.actors.acknowledgements import Acknowledger
 from holdfast.actors.answers import Answers
+from holdfast.actors.arrivals import Arrivals, Arrived, tell
 from holdfast.actors.brought_files import BroughtFiles
 from holdfast.actors.consequences import Consequences
 from holdfast.actors.event_reports import EventReports
@@ -114,8 +115,9 @@ class Executor:
         self._reports = EventReports()
         self._launcher = Launcher(self._folder, address, name)
         self._files = BroughtFiles(self._folder, self._launcher)
-        self._arrived: list[tuple[Operation, asyncio.Future[Outcome] | None]] = []
-        self._scheduled = self._closed = False
+        arrivals: Arrivals[Operation, Outcome] = Arrivals(self._loop, self._work_on)
+        self._arrive, self._operate = arrivals.arrive, arrivals.operate
+        self._closed = False
         self._calls = RunningCalls(self._launcher, name, address, self._replied, self._signalled)
         self._firing = asyncio.Lock()
         self._troubles = Troubles()
@@ -416,22 +418,7 @@ class Executor:
 
     # -- the batch -----------------------------------------------------------------------------------------------
 
-    def _arrive(self, operation: Operation, waiter: asyncio.Future[Outcome] | None = None) -> None:
-        self._arrived.append((operation, waiter))
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._work)
-
-    def _operate(self, operation: Operation) -> asyncio.Future[Outcome]:
-        waiter: asyncio.Future[Outcome] = self._loop.create_future()
-        self._arrive(operation, waiter)
-        return waiter
-
-    def _work(self) -> None:
-        arrived, self._arrived, self._scheduled = self._arrived, [], False
-        self._work_on(arrived)
-
-    def _work_on(self, arrived: Sequence[tuple[Operation, asyncio.Future[Outcome] | None]]) -> None:
+    def _work_on(self, arrived: Sequence[Arrived[Operation, Outcome]]) -> None:
         if self._closed:
             return
         try:
@@ -450,18 +437,14 @@ class Executor:
         for (operation, _), outcome in zip(arrived, batch.outcomes, strict=True):
             if isinstance(operation, Submit) and isinstance(outcome, Accepted) and outcome.fresh:
                 self._consequences.say_created(operation.workflow_id)
-        for (_, waiter), outcome in zip(arrived, batch.outcomes, strict=True):
-            if waiter is not None and not waiter.done():
-                waiter.set_result(outcome)
+        tell(arrived, batch.outcomes)
         if all(isinstance(operation, Submit) for operation, _ in arrived):
             # Who submits many waits for each answer: it goes out first, for it is durable already.
             self._loop.call_soon(self._consequences.carry_out, batch)
         else:
             self._consequences.carry_out(batch)
 
-    def _not_committed(
-        self, arrived: Sequence[tuple[Operation, asyncio.Future[Outcome] | None]], error: Exception
-    ) -> None:
+    def _not_committed(self, arrived: Sequence[Arrived[Operation, Outcome]], error: Exception) -> None:
         """Nothing was written: refuse who waits, and take the workflows up again from the store, a little later.
 
         One request alone may be the reason: of several, each is tried by itself before it is refused. Where it is

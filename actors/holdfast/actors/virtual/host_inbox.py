@@ -1,4 +1,4 @@
-"""What arrives at a host of virtual actors, gathered: all since the last time is one batch, and one transaction."""
+"""What arrives at a host of virtual actors, performed: batch by batch, each one transaction."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
+from holdfast.actors.arrivals import Arrivals, Arrived, tell
 from holdfast.actors.virtual.core import ActorCore
 from holdfast.actors.virtual.operations import (
     ActorBatch,
@@ -34,6 +35,9 @@ class HostInbox:
         core: Performs them.
         carry_out: Given what came of a batch, when that is durable and everybody who waits for an outcome has it.
         undone: Given the number of each actor that a batch touched which was not committed.
+
+    Attributes:
+        arrive, operate: Those of `Arrivals`.
     """
 
     def __init__(
@@ -44,36 +48,15 @@ class HostInbox:
         undone: Callable[[int], None],
     ) -> None:
         self._loop, self._core, self._carry_out, self._undone = loop, core, carry_out, undone
-        self._arrived: list[tuple[ActorOperation, asyncio.Future[ActorOutcome] | None]] = []
-        self._scheduled = self._closed = False
+        self._closed = False
+        arrivals: Arrivals[ActorOperation, ActorOutcome] = Arrivals(loop, self._work_on)
+        self.arrive, self.operate = arrivals.arrive, arrivals.operate
 
     def close(self) -> None:
         """Perform nothing more."""
         self._closed = True
 
-    def arrive(self, operation: ActorOperation, waiter: asyncio.Future[ActorOutcome] | None = None) -> None:
-        """Have an operation performed with all that arrives until then.
-
-        Args:
-            operation: What.
-            waiter: Told what came of it, if somebody wants to know.
-        """
-        self._arrived.append((operation, waiter))
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._work)
-
-    def operate(self, operation: ActorOperation) -> asyncio.Future[ActorOutcome]:
-        """As `arrive`. Returns what will come of it: also an exception is a result here."""
-        waiter: asyncio.Future[ActorOutcome] = self._loop.create_future()
-        self.arrive(operation, waiter)
-        return waiter
-
-    def _work(self) -> None:
-        arrived, self._arrived, self._scheduled = self._arrived, [], False
-        self._work_on(arrived)
-
-    def _work_on(self, arrived: Sequence[tuple[ActorOperation, asyncio.Future[ActorOutcome] | None]]) -> None:
+    def _work_on(self, arrived: Sequence[Arrived[ActorOperation, ActorOutcome]]) -> None:
         if self._closed:
             return
         try:
@@ -88,15 +71,11 @@ class HostInbox:
             log.error("a batch of %d operations was not committed: %s", len(arrived), error, exc_info=stack)
             self._not_committed(arrived, error)
             return
-        for (_, waiter), outcome in zip(arrived, batch.outcomes, strict=True):
-            if waiter is not None and not waiter.done():
-                waiter.set_result(outcome)
+        tell(arrived, batch.outcomes)
         # Whoever has been told that a call goes on begins to wait for it first: it may have ended in this batch.
         self._loop.call_soon(self._carry_out, batch)
 
-    def _not_committed(
-        self, arrived: Sequence[tuple[ActorOperation, asyncio.Future[ActorOutcome] | None]], error: Exception
-    ) -> None:
+    def _not_committed(self, arrived: Sequence[Arrived[ActorOperation, ActorOutcome]], error: Exception) -> None:
         """Nothing was written. Of several requests each is tried by itself; what is told once is told again."""
         for seq in self._core.dropped:
             self._undone(seq)
