@@ -88,7 +88,7 @@ def make_plan(random: Random, mark: str, *, inner: bool = False) -> Plan:
         if random.random() < 0.3:
             plan.options = TaskOptions(retry=plan.options.retry, budget=plan.options.budget, catch_exceptions=True)
     elif kind < 0.16:
-        plan.kills = random.choice((1, 2, 4))
+        plan.kills = random.choice((1, 2, 6))
     elif kind < 0.2 and not inner:
         plan.options = TaskOptions(timeout_s=random.choice((0.5, 5.0)))
     elif kind < 0.3 and not inner:

@@ -24,6 +24,7 @@ from holdfast.engine.virtual_actor_errors import (
     VirtualActorQuarantinedError,
 )
 from holdfast.engine.virtual_actor_records import (
+    DEATHS_ALLOWED,
     CallEnded,
     CallLogged,
     CallSpec,
@@ -379,10 +380,10 @@ def test_a_call_that_waits_can_be_withdrawn_and_one_that_runs_cannot() -> None:
 # -- quarantine --------------------------------------------------------------------------------------------------------
 
 
-def test_the_third_host_that_dies_over_an_actor_quarantines_it() -> None:
+def test_the_last_host_that_may_die_over_an_actor_quarantines_it() -> None:
     actor = Actor()
     actor.call("1")
-    for _ in range(2):
+    for _ in range(DEATHS_ALLOWED - 1):
         actor.crash()
         actor.apply(HostDied(method="add"))
         assert actor.machine.running is not None
@@ -391,7 +392,7 @@ def test_the_third_host_that_dies_over_an_actor_quarantines_it() -> None:
     assert actor.machine.status is WorkflowStatus.FAILED
     assert actor.machine.running is None
     assert runs(actor.crash()) == []
-    with pytest.raises(VirtualActorQuarantinedError, match=r"m\.C\.add ended the process of its host 3 times"):
+    with pytest.raises(VirtualActorQuarantinedError, match=rf"m\.C\.add ended the process of its host {DEATHS_ALLOWED} times"):
         actor.call("2")
     assert runs(actor.apply(ResumeRequested())) == ["1"]
     assert actor.standing.deaths == 0
@@ -400,7 +401,7 @@ def test_the_third_host_that_dies_over_an_actor_quarantines_it() -> None:
 def test_a_call_that_takes_effect_clears_the_deaths() -> None:
     actor = Actor()
     actor.call("1")
-    for _ in range(2):
+    for _ in range(DEATHS_ALLOWED - 1):
         actor.apply(HostDied(method="add"))
     actor.end()
     actor.apply(HostDied(method="add"))
@@ -408,7 +409,7 @@ def test_a_call_that_takes_effect_clears_the_deaths() -> None:
 
 
 def test_a_call_without_a_row_does_not_outlive_the_error_that_its_caller_gets() -> None:
-    actor = Actor(replace(MADE, deaths=2))
+    actor = Actor(replace(MADE, deaths=DEATHS_ALLOWED - 1))
     actor.call("1")
     actor.call("2", logged=False)
     told = dict(answers(actor.apply(HostDied(method="add"))))

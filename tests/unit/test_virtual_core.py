@@ -51,7 +51,7 @@ from holdfast.engine.virtual_actor_errors import (
     VirtualActorNotResumableError,
     VirtualActorQuarantinedError,
 )
-from holdfast.engine.virtual_actor_records import CallSpec
+from holdfast.engine.virtual_actor_records import DEATHS_ALLOWED, CallSpec
 from holdfast.engine.virtual_actor_signals import (
     MethodContinued,
     MethodRaised,
@@ -234,7 +234,7 @@ def test_a_reader_is_told_why_there_is_nothing_to_read() -> None:
     house.perform(house.create())
     with pytest.raises(VirtualActorNotInitializedError):
         house.hosts["one"].read("a")
-    for _ in range(3):
+    for _ in range(DEATHS_ALLOWED):
         house.perform(RecoverActor(seq=1, died_in="add"), host="apart")
     with pytest.raises(VirtualActorQuarantinedError):
         house.hosts["two"].read("a")
@@ -377,11 +377,11 @@ def test_a_damaged_row_keeps_no_other_actor_with_a_host_that_is_gone() -> None:
         assert leases.held_by(txn, "gone") == []
 
 
-def test_an_actor_that_kills_three_hosts_is_quarantined_until_it_is_resumed() -> None:
+def test_an_actor_that_kills_hosts_is_quarantined_until_it_is_resumed() -> None:
     house = House().made()
     house.perform(house.call("1"))
     house.perform(RecoverActor(seq=1, died_in="add"))
-    for _ in range(2):
+    for _ in range(DEATHS_ALLOWED - 1):
         house.hosts["apart"] = house.new_host("apart")
         batch = house.perform(RecoverActor(seq=1, died_in="add"), host="apart")
     assert runs(batch) == []
@@ -389,7 +389,7 @@ def test_an_actor_that_kills_three_hosts_is_quarantined_until_it_is_resumed() ->
     assert (house.status(), house.held_by("apart")) == (WorkflowStatus.FAILED, [])
     refused = house.ask(house.call("2"), host="apart")
     assert isinstance(refused, VirtualActorQuarantinedError)
-    assert (refused.class_name, refused.method, refused.deaths) == ("m.C", "add", 3)
+    assert (refused.class_name, refused.method, refused.deaths) == ("m.C", "add", DEATHS_ALLOWED)
     resume = ResumeActor(actor_id="a", nonce="r")
     assert runs(house.perform(resume, host="apart")) == ["1"]
     assert house.ask(resume, host="apart") == ActorDone(seq=1, fresh=False)

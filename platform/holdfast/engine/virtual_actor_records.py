@@ -18,7 +18,7 @@ from holdfast.engine.values import Value
 DEFAULT_MAILBOX_LIMIT = 1000
 """Calls that a mailbox holds, those that run included, unless its class says otherwise."""
 
-DEATHS_ALLOWED = 3
+DEATHS_ALLOWED = 5
 """So many hosts in a row may die over an actor's code before it is quarantined."""
 
 
