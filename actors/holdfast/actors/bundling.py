@@ -1,0 +1,165 @@
+"""How many tasks go to a worker together, and how many are out at once.
+
+What a Ray task costs is a hundred times what a tiny task of a user's takes, so
+tiny ones go in bundles; whatever may take longer goes alone, for it would make
+those behind it wait while another worker is idle. What is tiny is measured: of
+a function that nobody has measured a few go ahead. No Ray, no clock and no
+waiting in here: times come in, bundles go out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+_T = TypeVar("_T")
+
+TINY_S = 0.002
+"""A function whose tasks take less, as a rule, may go in bundles."""
+
+SLICE_S = 0.010
+"""What a bundle is expected to take at most. A worker that has taken twice as long gives back what it has not begun."""
+
+MOST_TOGETHER = 64
+"""Tasks of a bundle, at most."""
+
+MOST_OUT = 1_000
+"""Bundles of one kind that are out at once, at most. What waits with Ray costs more than what waits here."""
+
+PROBE_S = 0.020
+"""For so long those behind wait for the measure of the first tasks of a function. Then they go alone."""
+
+_PLACES_PER_WORKER = 2
+_FUNCTIONS_KNOWN = 4_096
+_WEIGHT = 0.25
+
+
+class Durations:
+    """What tasks take, by their function: an average in which the latest weigh most."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, float] = OrderedDict()
+
+    def note(self, function: str, seconds: float) -> None:
+        """A task of this function took so long, or has taken so long and goes on."""
+        before = self._known.pop(function, None)
+        # One that is slow counts at once, and is forgotten slowly: a wrong guess makes others wait.
+        mean = seconds if before is None or seconds > TINY_S else before + _WEIGHT * (seconds - before)
+        self._known[function] = max(mean, 0.0)
+        if len(self._known) > _FUNCTIONS_KNOWN:
+            self._known.popitem(last=False)
+
+    def expected_s(self, function: str) -> float | None:
+        """What the next task of it is expected to take, in seconds; None when nobody has measured one."""
+        return self._known.get(function)
+
+
+@dataclass(slots=True, eq=False)
+class Bundle(Generic[_T]):
+    """Tasks that one worker runs, one after the other.
+
+    Attributes:
+        tasks: In order.
+        counts: Whether it takes one of the places of bundles. One that runs longer than it was to gives it up.
+    """
+
+    tasks: list[_T]
+    counts: bool
+
+
+@dataclass(slots=True)
+class TaskQueue(Generic[_T]):
+    """Tasks of one kind that wait, and what of them is out.
+
+    Args:
+        durations: Shared by all queues.
+        function_of: What tells the function of a task.
+    """
+
+    durations: Durations
+    function_of: Callable[[_T], str]
+    _waiting: deque[_T] = field(default_factory=deque)
+    _out: int = 0
+    _places_taken: int = 0
+    _probing_until_s: float = -math.inf
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is out."""
+        return not self._waiting and not self._out
+
+    def put(self, task: _T) -> None:
+        """Have one more wait."""
+        self._waiting.append(task)
+
+    def put_back(self, tasks: list[_T]) -> None:
+        """Have those wait again that a worker gave back, before all others."""
+        self._waiting.extendleft(reversed(tasks))
+
+    def remove(self, unwanted: Callable[[_T], bool]) -> None:
+        """Forget those that are not wanted any more."""
+        self._waiting = deque(task for task in self._waiting if not unwanted(task))
+
+    def free_place(self, bundle: Bundle[_T]) -> None:
+        """A bundle takes longer than it was to: another may be out in its place."""
+        if bundle.counts:
+            bundle.counts = False
+            self._places_taken -= 1
+
+    def ended(self, bundle: Bundle[_T]) -> None:
+        """A bundle is out no more."""
+        self.free_place(bundle)
+        self._out -= 1
+
+    def take(self, workers: int | None, now_s: float) -> tuple[list[Bundle[_T]], float | None]:
+        """What is to go out now.
+
+        Args:
+            workers: How many tasks of this kind the cluster runs at once; None when nothing limits them.
+            now_s: The time by a clock that nobody sets.
+
+        Returns:
+            Bundles, and when to ask again if nothing ends before; None: not before something ends.
+        """
+        going: list[Bundle[_T]] = []
+        while self._waiting and self._out < MOST_OUT:
+            expected_s = self.durations.expected_s(self.function_of(self._waiting[0]))
+            if workers is None or (expected_s is not None and expected_s > TINY_S):
+                going.append(self._take(1, counts=False))
+                continue
+            free = _PLACES_PER_WORKER * workers - self._places_taken
+            if expected_s is None:
+                if free <= 0 and now_s < self._probing_until_s:
+                    return going, self._probing_until_s
+                if self._places_taken == 0:
+                    self._probing_until_s = now_s + PROBE_S
+                going.append(self._take(1, counts=free > 0))
+            elif free <= 0:
+                break
+            else:
+                going.append(self._take(self._how_many(free), counts=True))
+        return going, None
+
+    def _how_many(self, free: int) -> int:
+        """How many of the first that wait go together: no more than a fair share, and than fit into a slice."""
+        share = min(math.ceil(len(self._waiting) / free), MOST_TOGETHER)
+        total_s = 0.0
+        for count, task in enumerate(self._waiting):
+            expected_s = self.durations.expected_s(self.function_of(task))
+            if count == share or expected_s is None or expected_s > TINY_S:
+                return count
+            total_s += expected_s
+            if count and total_s > SLICE_S:
+                return count
+        return len(self._waiting)
+
+    def _take(self, count: int, *, counts: bool) -> Bundle[_T]:
+        self._out += 1
+        self._places_taken += counts
+        return Bundle([self._waiting.popleft() for _ in range(count)], counts)
