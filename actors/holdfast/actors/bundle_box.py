@@ -1,0 +1,118 @@
+"""What a worker has done of a bundle, told even if it dies: which task it had begun last, and the replies before it.
+
+A file that is mapped into memory, one for each bundle that is out: written at
+the price of a memory write, and still there when the worker is not. It outlives
+a process and no machine: what has to outlive that is in the store. Whoever sent
+the bundle reads it on the same machine; elsewhere there is none, and a worker
+there reports each task before it begins the next.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_HEAD = struct.Struct("<qqq")  # the task begun last, how many ended, bytes of their replies
+_LENGTH = struct.Struct("<q")
+_SIZE = 1 << 18
+_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """How far a worker came.
+
+    Attributes:
+        replies: Of the tasks that ended, in the order of the bundle.
+        begun: How many it had begun; the last of them, if it has no reply, was running.
+    """
+
+    replies: Sequence[bytes]
+    begun: int
+
+
+class BundleBox:
+    """The worker's end.
+
+    Args:
+        place: What the bundle is known by; of letters and digits.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._path = path_of_box(place)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            os.ftruncate(descriptor, _SIZE)
+            self._map = mmap.mmap(descriptor, _SIZE)
+        finally:
+            os.close(descriptor)
+        self._begun = self._ended = self._bytes = 0
+
+    def begin(self) -> None:
+        """The next task begins."""
+        self._begun += 1
+        self._write_head()
+
+    def end(self, reply: bytes) -> bool:
+        """The task that runs has ended so.
+
+        Returns:
+            False when there is no room for the reply: nothing was written, and nothing may begin before it is reported.
+        """
+        at = _HEAD.size + self._bytes
+        if at + _LENGTH.size + len(reply) > _SIZE:
+            return False
+        _LENGTH.pack_into(self._map, at, len(reply))
+        self._map[at + _LENGTH.size : at + _LENGTH.size + len(reply)] = reply
+        self._bytes += _LENGTH.size + len(reply)
+        self._ended += 1
+        # Last: a reply counts when all of it is there.
+        self._write_head()
+        return True
+
+    def remove(self) -> None:
+        """All has been told, or is about to be."""
+        self._map.close()
+        with suppress(FileNotFoundError):
+            self._path.unlink()
+
+    def _write_head(self) -> None:
+        _HEAD.pack_into(self._map, 0, self._begun, self._ended, self._bytes)
+
+
+def read_box(place: str) -> Done | None:
+    """How far the worker of a bundle came that is no more, and remove what it left.
+
+    Returns:
+        None when it has left nothing: it never began, had told all, or was on another machine.
+    """
+    path = path_of_box(place)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    path.unlink(missing_ok=True)
+    if len(content) < _SIZE:
+        # It died while it made the file: before any task.
+        return Done(replies=(), begun=0)
+    begun, ended, _ = _HEAD.unpack_from(content)
+    replies, at = [], _HEAD.size
+    for _ in range(ended):
+        (length,) = _LENGTH.unpack_from(content, at)
+        replies.append(content[at + _LENGTH.size : at + _LENGTH.size + length])
+        at += _LENGTH.size + length
+    return Done(replies=replies, begun=begun)
+
+
+def path_of_box(place: str) -> Path:
+    """Where the file of a bundle is, on the machine of its worker."""
+    if not place.isalnum():
+        raise ValueError(f"a bundle is known by letters and digits, not by {place!r}")
+    folder = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
+    return folder / f"holdfast-{os.getuid()}-bundle-{place}"
