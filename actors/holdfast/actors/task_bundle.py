@@ -1,0 +1,112 @@
+"""Runs a bundle of tasks inside a Ray worker, one after the other.
+
+A bundle is a guess that each of its tasks is tiny. When the guess is wrong a
+thread gives back what has not begun, so that it does not wait here while
+another worker is idle. What of it is done is noted where the executor finds it
+if this process dies with one of the tasks, or because of one. On a node where
+nobody would find it each task is reported before the next begins.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from holdfast.actors.bundle_box import BundleBox
+
+Key: TypeAlias = tuple[int, int, int]
+"""(workflow, task, attempt)."""
+
+REPORTED = b""
+"""In place of a reply that the executor has already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleReply:
+    """What came of a bundle, so far or in all.
+
+    Attributes:
+        replies: Of the tasks that have ended, packed, in order; `REPORTED` for those the executor has already.
+        unbegun: Which are given back.
+        busy_s: For how long the task has run that goes on; 0.0 when none does.
+    """
+
+    replies: Sequence[bytes]
+    unbegun: Sequence[Key]
+    busy_s: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class OpenBundle:
+    """A bundle that is being run, shared by the thread that runs it and the one that watches.
+
+    Args:
+        keys: Of its tasks, in order.
+        give_back: Tells the executor what is done and what is given back; called once at most, by the watcher.
+        slice_s: Seconds after which what has not begun is given back.
+    """
+
+    keys: Sequence[Key]
+    give_back: Callable[[BundleReply], object]
+    slice_s: float
+    _todo: deque[int] = field(init=False)
+    _replies: list[bytes] = field(default_factory=list)
+    _given_back: list[Key] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _begun_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._todo = deque(range(len(self.keys)))
+
+    def run(self, run_one: Callable[[int], bytes], box: BundleBox | None) -> BundleReply:
+        """Run all that is not given back.
+
+        Args:
+            run_one: Runs the task at a place in the bundle, and gives its reply, or `REPORTED`.
+            box: Where it is noted; None when `run_one` reports each task.
+
+        Returns:
+            All that came of it, what the executor was told before included: a message may be lost.
+        """
+        watcher = threading.Thread(target=self._watch, name="holdfast-bundle", daemon=True)
+        watcher.start()
+        try:
+            while (place := self._begin(box)) is not None:
+                reply = run_one(place)
+                with self._lock:
+                    if box is not None:
+                        box.end(reply)
+                    self._replies.append(reply)
+        finally:
+            self._over.set()
+        with self._lock:
+            return BundleReply(replies=tuple(self._replies), unbegun=tuple(self._given_back))
+
+    def _begin(self, box: BundleBox | None) -> int | None:
+        with self._lock:
+            if not self._todo:
+                return None
+            self._begun_s = time.monotonic()
+            if box is not None:
+                box.begin()
+            return self._todo.popleft()
+
+    def _watch(self) -> None:
+        if self._over.wait(self.slice_s):
+            return
+        with self._lock:
+            if not self._todo:
+                return
+            self._given_back += (self.keys[place] for place in self._todo)
+            self._todo.clear()
+            told = BundleReply(
+                replies=tuple(self._replies),
+                unbegun=tuple(self._given_back),
+                busy_s=time.monotonic() - self._begun_s,
+            )
+        self.give_back(told)

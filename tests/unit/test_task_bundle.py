@@ -1,0 +1,91 @@
+"""A bundle in a worker: what is done of it, and what is given back when it takes too long."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from holdfast.actors.bundle_box import BundleBox, Done, read_box
+from holdfast.actors.task_bundle import BundleReply, Key, OpenBundle
+
+DEADLINE_S = 30.0
+NEVER_S = 3600.0
+KEYS: list[Key] = [(number, 0, 1) for number in range(4)]
+
+
+@pytest.fixture
+def place() -> Iterator[str]:
+    name = uuid.uuid4().hex
+    yield name
+    read_box(name)
+
+
+def reply_of(place: int) -> bytes:
+    return f"reply {place}".encode()
+
+
+ALL = [reply_of(place) for place in range(4)]
+
+
+def refuse(told: BundleReply) -> None:
+    raise AssertionError(f"nothing is to be given back: {told}")
+
+
+def test_all_run_in_order_and_nothing_is_given_back() -> None:
+    ran = []
+
+    def run_one(place: int) -> bytes:
+        ran.append(place)
+        return reply_of(place)
+
+    said = OpenBundle(KEYS, refuse, NEVER_S).run(run_one, None)
+    assert ran == [0, 1, 2, 3]
+    assert said == BundleReply(replies=tuple(ALL), unbegun=())
+
+
+def test_what_has_not_begun_is_given_back_when_one_takes_long_and_does_not_run_here() -> None:
+    told: list[BundleReply] = []
+    given_back = threading.Event()
+
+    def give_back(reply: BundleReply) -> None:
+        told.append(reply)
+        given_back.set()
+
+    def run_one(place: int) -> bytes:
+        assert place < 2
+        if place == 1:
+            assert given_back.wait(DEADLINE_S)
+        return reply_of(place)
+
+    said = OpenBundle(KEYS, give_back, 0.05).run(run_one, None)
+    (early,) = told
+    assert (early.replies, early.unbegun) == ((ALL[0],), tuple(KEYS[2:]))
+    assert early.busy_s > 0.0
+    # All is said again at the end: that message may have been lost.
+    assert said == BundleReply(replies=tuple(ALL[:2]), unbegun=tuple(KEYS[2:]))
+
+
+def test_the_last_one_may_take_long() -> None:
+    def run_one(place: int) -> bytes:
+        if place == 3:
+            threading.Event().wait(0.2)
+        return reply_of(place)
+
+    assert OpenBundle(KEYS, refuse, 0.05).run(run_one, None).replies == tuple(ALL)
+
+
+def test_what_is_done_is_noted_before_the_next_begins(place: str) -> None:
+    noted: list[Done | None] = []
+
+    def run_one(number: int) -> bytes:
+        # Reading removes the file, and not the mapping of whoever writes.
+        if number == 2:
+            noted.append(read_box(place))
+        return reply_of(number)
+
+    box = BundleBox(place)
+    OpenBundle(KEYS, refuse, NEVER_S).run(run_one, box)
+    assert noted == [Done(replies=ALL[:2], begun=3)]
