@@ -124,10 +124,13 @@ def test_only_so_many_are_out() -> None:
 
 
 def test_those_not_wanted_any_more_do_not_go() -> None:
-    queue = Queue(slow=1.0)
+    queue = Queue(slow=1.0, quick=0.00001)
+    queue.queue.wanted = lambda task: task[1] % 2 == 1
     queue.put("slow", 4)
-    queue.queue.remove(lambda task: task[1] % 2 == 0)
-    assert [bundle.tasks for bundle in queue.take()] == [[("slow", 1)], [("slow", 3)]]
+    queue.put("quick", 16)
+    taken = [bundle.tasks for bundle in queue.take()]
+    assert taken[:2] == [[("slow", 1)], [("slow", 3)]]
+    assert [number for tasks in taken[2:] for _, number in tasks] == [1, 3, 5, 7, 9, 11, 13, 15]
     assert not queue.queue.idle
 
 

@@ -20,7 +20,7 @@ KEYS: list[Key] = [(number, 0, 1) for number in range(4)]
 def place() -> Iterator[str]:
     name = uuid.uuid4().hex
     yield name
-    read_box(name)
+    read_box("me", name)
 
 
 def reply_of(place: int) -> bytes:
@@ -68,13 +68,20 @@ def test_what_has_not_begun_is_given_back_when_one_takes_long_and_does_not_run_h
     assert said == BundleReply(replies=tuple(ALL[:2]), unbegun=tuple(KEYS[2:]))
 
 
-def test_the_last_one_may_take_long() -> None:
-    def run_one(place: int) -> bytes:
-        if place == 3:
-            threading.Event().wait(0.2)
-        return reply_of(place)
+def test_what_is_done_is_told_when_the_last_one_takes_long(place: str) -> None:
+    told: list[BundleReply] = []
+    heard = threading.Event()
 
-    assert OpenBundle(KEYS, refuse, 0.05).run(run_one, None).replies == tuple(ALL)
+    def hear(reply: BundleReply) -> None:
+        told.append(reply)
+        heard.set()
+
+    def run_one(number: int) -> bytes:
+        assert number < 3 or heard.wait(DEADLINE_S)
+        return reply_of(number)
+
+    assert OpenBundle(KEYS, hear, 0.05).run(run_one, None).replies == tuple(ALL)
+    assert [(reply.replies, reply.unbegun) for reply in told] == [(tuple(ALL[:3]), ())]
 
 
 def test_what_is_done_is_noted_before_the_next_begins(place: str) -> None:
@@ -83,9 +90,9 @@ def test_what_is_done_is_noted_before_the_next_begins(place: str) -> None:
     def run_one(number: int) -> bytes:
         # Reading removes the file, and not the mapping of whoever writes.
         if number == 2:
-            noted.append(read_box(place))
+            noted.append(read_box("me", place))
         return reply_of(number)
 
-    box = BundleBox(place)
+    box = BundleBox("me", place)
     OpenBundle(KEYS, refuse, NEVER_S).run(run_one, box)
     assert noted == [Done(replies=ALL[:2], begun=3)]

@@ -21,6 +21,10 @@ from pathlib import Path
 _HEAD = struct.Struct("<qqq")  # the task begun last, how many ended, bytes of their replies
 _LENGTH = struct.Struct("<q")
 _SIZE = 1 << 18
+
+LARGEST_NOTED = 4_000
+"""Bytes of the largest reply that is noted: of the longest bundle all find room. A larger one is reported."""
+
 _MEMORY = Path("/dev/shm")
 
 
@@ -41,11 +45,12 @@ class BundleBox:
     """The worker's end.
 
     Args:
-        place: What the bundle is known by; of letters and digits.
+        owner: Whoever sent the bundle.
+        place: What the bundle is known by; both of letters and digits.
     """
 
-    def __init__(self, place: str) -> None:
-        self._path = path_of_box(place)
+    def __init__(self, owner: str, place: str) -> None:
+        self._path = path_of_box(owner, place)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
             os.ftruncate(descriptor, _SIZE)
@@ -86,13 +91,13 @@ class BundleBox:
         _HEAD.pack_into(self._map, 0, self._begun, self._ended, self._bytes)
 
 
-def read_box(place: str) -> Done | None:
+def read_box(owner: str, place: str) -> Done | None:
     """How far the worker of a bundle came that is no more, and remove what it left.
 
     Returns:
         None when it has left nothing: it never began, had told all, or was on another machine.
     """
-    path = path_of_box(place)
+    path = path_of_box(owner, place)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -110,9 +115,19 @@ def read_box(place: str) -> Done | None:
     return Done(replies=replies, begun=begun)
 
 
-def path_of_box(place: str) -> Path:
+def clear_boxes(owner: str) -> None:
+    """Remove what was left for one that had this name before."""
+    for path in path_of_box(owner, "0").parent.glob(_name(owner, "*")):
+        path.unlink(missing_ok=True)
+
+
+def path_of_box(owner: str, place: str) -> Path:
     """Where the file of a bundle is, on the machine of its worker."""
-    if not place.isalnum():
-        raise ValueError(f"a bundle is known by letters and digits, not by {place!r}")
+    if not (owner.isalnum() and place.isalnum()):
+        raise ValueError(f"a bundle is known by letters and digits, not by {owner!r} and {place!r}")
     folder = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
-    return folder / f"holdfast-{os.getuid()}-bundle-{place}"
+    return folder / _name(owner, place)
+
+
+def _name(owner: str, place: str) -> str:
+    return f"holdfast-{os.getuid()}-bundle-{owner}-{place}"

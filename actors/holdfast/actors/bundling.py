@@ -21,7 +21,10 @@ TINY_S = 0.002
 """A function whose tasks take less, as a rule, may go in bundles."""
 
 SLICE_S = 0.010
-"""What a bundle is expected to take at most. A worker that has taken twice as long gives back what it has not begun."""
+"""What a bundle is expected to take at most."""
+
+GIVE_BACK_AFTER_S = 2 * SLICE_S
+"""A worker that has taken so long gives back what it has not begun."""
 
 MOST_TOGETHER = 64
 """Tasks of a bundle, at most."""
@@ -76,11 +79,13 @@ class TaskQueue(Generic[_T]):
 
     Args:
         durations: Shared by all queues.
-        function_of: What tells the function of a task.
+        function_of: What tells the function of a task; None for one that goes alone.
+        wanted: Whether a task that waits is still to be run.
     """
 
     durations: Durations
-    function_of: Callable[[_T], str]
+    function_of: Callable[[_T], str | None]
+    wanted: Callable[[_T], bool] = lambda _: True
     _waiting: deque[_T] = field(default_factory=deque)
     _out: int = 0
     _places_taken: int = 0
@@ -101,10 +106,6 @@ class TaskQueue(Generic[_T]):
     def put_back(self, tasks: list[_T]) -> None:
         """Have those wait again that a worker gave back, before all others."""
         self._waiting.extendleft(reversed(tasks))
-
-    def remove(self, unwanted: Callable[[_T], bool]) -> None:
-        """Forget those that are not wanted any more."""
-        self._waiting = deque(task for task in self._waiting if not unwanted(task))
 
     def free_place(self, bundle: Bundle[_T]) -> None:
         """A bundle takes longer than it was to: another may be out in its place."""
@@ -128,8 +129,8 @@ class TaskQueue(Generic[_T]):
             Bundles, and when to ask again if nothing ends before; None: not before something ends.
         """
         going: list[Bundle[_T]] = []
-        while self._waiting and self._out < MOST_OUT:
-            expected_s = self.durations.expected_s(self.function_of(self._waiting[0]))
+        while self._first_wanted() and self._out < MOST_OUT:
+            expected_s = self._expected_s(self._waiting[0])
             if workers is None or (expected_s is not None and expected_s > TINY_S):
                 going.append(self._take(1, counts=False))
                 continue
@@ -146,12 +147,22 @@ class TaskQueue(Generic[_T]):
                 going.append(self._take(self._how_many(free), counts=True))
         return going, None
 
+    def _first_wanted(self) -> bool:
+        """Whether there is one to run, which is then the first."""
+        while self._waiting and not self.wanted(self._waiting[0]):
+            self._waiting.popleft()
+        return bool(self._waiting)
+
+    def _expected_s(self, task: _T) -> float | None:
+        function = self.function_of(task)
+        return math.inf if function is None else self.durations.expected_s(function)
+
     def _how_many(self, free: int) -> int:
         """How many of the first that wait go together: no more than a fair share, and than fit into a slice."""
         share = min(math.ceil(len(self._waiting) / free), MOST_TOGETHER)
         total_s = 0.0
         for count, task in enumerate(self._waiting):
-            expected_s = self.durations.expected_s(self.function_of(task))
+            expected_s = self._expected_s(task)
             if count == share or expected_s is None or expected_s > TINY_S:
                 return count
             total_s += expected_s
@@ -162,4 +173,5 @@ class TaskQueue(Generic[_T]):
     def _take(self, count: int, *, counts: bool) -> Bundle[_T]:
         self._out += 1
         self._places_taken += counts
-        return Bundle([self._waiting.popleft() for _ in range(count)], counts)
+        tasks = [self._waiting.popleft() for _ in range(count)]
+        return Bundle([task for task in tasks if self.wanted(task)], counts)

@@ -25,6 +25,7 @@ from holdfast.actors.acknowledgements import Acknowledger
 from holdfast.actors.answers import Answers
 from holdfast.actors.arrivals import Arrivals, Arrived, tell
 from holdfast.actors.brought_files import BroughtFiles
+from holdfast.actors.bundle_box import clear_boxes
 from holdfast.actors.consequences import Consequences
 from holdfast.actors.event_reports import EventReports
 from holdfast.actors.executor_core import ExecutorCore
@@ -64,6 +65,7 @@ from holdfast.actors.schedule_messages import (
     SteerSchedule,
 )
 from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress
+from holdfast.actors.task_bundle import BundleReply
 from holdfast.actors.task_call import Reply
 from holdfast.actors.troubles import Troubles
 from holdfast.actors.virtual.answers import stored_answer
@@ -118,6 +120,7 @@ class Executor:
         arrivals: Arrivals[Operation, Outcome] = Arrivals(self._loop, self._work_on)
         self._arrive, self._operate = arrivals.arrive, arrivals.operate
         self._closed = False
+        clear_boxes(self._launcher.owner)
         self._calls = RunningCalls(self._launcher, name, address, self._replied, self._signalled)
         self._firing = asyncio.Lock()
         self._troubles = Troubles()
@@ -415,6 +418,10 @@ class Executor:
         signal = await self._files.signal_of(reply, None if leaving else place)
         await self._operate(Deliver(seq=reply.seq, signal=signal, epoch=epoch))
         return self._calls.take_placed(place)
+
+    async def take_back(self, place: str, reply: BundleReply) -> None:
+        """A worker tells what is done of a bundle, for one of its tasks takes long; what has not begun waits again."""
+        self._calls.take_back(place, reply)
 
     # -- the batch -----------------------------------------------------------------------------------------------
 

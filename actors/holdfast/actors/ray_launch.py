@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import ray
@@ -19,7 +19,7 @@ from holdfast.actors.ray_untyped import actor_class
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.actors.task_call import TaskCall
 from holdfast.actors.task_options import load_ray_options
-from holdfast.actors.task_runner import run_task
+from holdfast.actors.task_runner import run_bundle, run_task
 from holdfast.actors.wire import pack_call
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.workflow_row import WorkflowRow
@@ -32,13 +32,18 @@ class Launcher:
         folder: The storage folder.
         address: Where it is, for those who are elsewhere.
         executor: Name of the executor.
+
+    Attributes:
+        owner: What workers know this process by, and those that Ray starts in its place.
     """
 
     def __init__(self, folder: StorageFolder, address: StorageAddress, executor: str) -> None:
         self._folder, self.address, self._executor = folder, address, executor
         self._stored_code: set[str] = set()
         # Per set of options: `.options()` costs as much as a call.
-        self._task_function = lru_cache(maxsize=4096)(self._make_task_function)
+        self._task_function = lru_cache(maxsize=4096)(partial(self._make_function, run_task))
+        self._bundle_function = lru_cache(maxsize=4096)(partial(self._make_function, run_bundle))
+        self.owner: str = ray.get_runtime_context().get_actor_id() or ""
         self._environments = Environments(folder.code)
         self._task_title = task_title(executor, this_process())
 
@@ -49,6 +54,18 @@ class Launcher:
             self._environments.load(row.environment)
         function = self._task_function(call.node.options.ray_options, row.environment)
         return function.remote(pack_call(call))
+
+    def start_bundle(self, row: WorkflowRow, calls: Sequence[TaskCall]) -> Any:
+        """Start tasks of one kind, one after the other in one worker; the reference of a `BundleReply`.
+
+        Args:
+            row: A workflow with the environment of all.
+            calls: The tasks.
+        """
+        if row.environment:
+            self._environments.load(row.environment)
+        function = self._bundle_function(calls[0].node.options.ray_options, row.environment)
+        return function.remote(self.owner, [pack_call(call) for call in calls])
 
     def start_listener(self, row: WorkflowRow, call: TaskCall, standing: Standing) -> Any:
         """Poll a listener, or acknowledge its event; the reference of the reply."""
@@ -79,7 +96,7 @@ class Launcher:
         """Make a job's environment durable; its hash."""
         return self._environments.store(captured)
 
-    def _make_task_function(self, ray_options: bytes, environment: str) -> Any:
+    def _make_function(self, runs: Any, ray_options: bytes, environment: str) -> Any:
         options = load_ray_options(ray_options)
         # Retries are counted by the engine, whatever the user's options say to Ray.
         options.update(RAY_RETRIES)
@@ -87,7 +104,7 @@ class Launcher:
         if environment:
             own = options.get("runtime_env") or {}
             options["runtime_env"] = merge_environments(self._environments.load(environment), own)
-        return ray.remote(run_task).options(**options)
+        return ray.remote(runs).options(**options)
 
     def listener_host(self, environment: str, ward: int = 0) -> Any:
         """The process that runs users' listeners, and names workflows, in a runtime environment.

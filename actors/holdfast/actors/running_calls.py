@@ -1,8 +1,9 @@
 """The Ray tasks and listener calls that an executor has out.
 
-It starts them, knows which task each one runs now, ends them, and says what
-came of them. Of one kind of task only so many are out at once; the rest waits
-here, where it costs a few hundred bytes each and not a place in Ray's queues.
+It starts them, knows which tasks each one runs now, ends them, and says what
+came of them. What goes out together, and how much at once, `bundling` decides;
+the rest waits here, where it costs a few hundred bytes each and not a place in
+Ray's queues.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ import asyncio
 import secrets
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -20,25 +20,30 @@ from typing import Any, TypeAlias
 import ray
 from ray.exceptions import RayActorError
 
+from holdfast.actors.bundle_box import read_box
+from holdfast.actors.bundling import Bundle, Durations, TaskQueue
 from holdfast.actors.error_values import dump_error
 from holdfast.actors.listener_wards import Standing
 from holdfast.actors.ray_launch import Launcher
 from holdfast.actors.reply_signals import signal_of_loss
 from holdfast.actors.storage_access import StorageAddress
-from holdfast.actors.task_call import Reply, TaskCall
+from holdfast.actors.task_bundle import REPORTED, BundleReply
+from holdfast.actors.task_call import Reply, Returned, TaskCall
+from holdfast.actors.task_options import workers_for
 from holdfast.actors.wire import pack_call, unpack_reply
 from holdfast.engine.commands import AcknowledgeEvent, StartListener, StartTask
 from holdfast.engine.signals import Signal, TaskRaised
 from holdfast.storage.workflow_row import WorkflowRow
 
-_LEAST_WINDOW = 1000
-_WINDOW_PER_CPU = 8
 _ASK_AGAIN_S = 0.2
 _HOST_PATIENCE_S = 30.0
 _MARK_BITS = 62
 
 Kind: TypeAlias = tuple[bytes, str]
 """Tasks of one kind ask Ray for the same: their Ray options and their environment."""
+
+Waiting: TypeAlias = tuple[WorkflowRow, TaskCall]
+"""A task to be run, and its workflow."""
 
 _Asked: TypeAlias = tuple[WorkflowRow, TaskCall, Standing]
 _Lost: TypeAlias = tuple[_Asked, float, RayActorError]
@@ -50,24 +55,28 @@ class RunningCall:
     """A Ray task or listener call that is out.
 
     Attributes:
-        seq: The workflow.
         ref: Its reply to come.
         kind: What it asks of Ray; None for a listener call.
-        assigned: (task, attempt) that it has still to report on.
-        task_ids: What users call the tasks it has been given, by number.
+        bundle: The tasks it was started with; None for a listener call.
+        assigned: What it has still to report on, in order, by (workflow, task).
+        doomed: Those of them that nobody wants any more.
         over: Set when its process is done with it.
         asked: What a listener host was asked, and how the listener stands.
         begun_s: When it was started, by the monotonic clock.
+        seqs: Workflows of which something may run there.
+        waiters: (workflow, done when nothing of it runs there any more).
     """
 
-    seq: int
     ref: Any
     kind: Kind | None
-    assigned: list[tuple[int, int]] = field(default_factory=list)
-    task_ids: dict[int, str] = field(default_factory=dict)
+    bundle: Bundle[Waiting] | None = None
+    assigned: dict[tuple[int, int], Waiting] = field(default_factory=dict)
+    doomed: set[tuple[int, int]] = field(default_factory=set)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     asked: _Asked | None = None
     begun_s: float = field(default_factory=time.monotonic)
+    seqs: set[int] = field(default_factory=set)
+    waiters: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
 
     @property
     def listener(self) -> bool:
@@ -100,12 +109,14 @@ class RunningCalls:
         self._calls: dict[str, RunningCall] = {}
         self._of_task: dict[tuple[int, int], str] = {}
         self._placed: dict[str, list[TaskCall]] = {}
-        self._out: dict[Kind, int] = {}
-        self._backlog: dict[Kind, deque[tuple[WorkflowRow, TaskCall]]] = {}
+        self._durations = Durations()
+        self._queues: dict[Kind, TaskQueue[Waiting]] = {}
+        self._timers: dict[Kind, asyncio.TimerHandle] = {}
+        self._to_launch: set[Kind] = set()
         self._queued: dict[tuple[int, int], int] = {}
         self._wait_for_host: dict[tuple[str, int], list[_Lost]] = {}
         self._asking: set[asyncio.Task[None]] = set()
-        self._window = _LEAST_WINDOW
+        self._cpus = 1.0
 
     # -- starting ------------------------------------------------------------------------------------------------
 
@@ -114,17 +125,14 @@ class RunningCalls:
         call = self._call_of(row, command)
         place = None if command.place is None else self._calls.get(command.place)
         if command.place is not None and place is not None:
-            place.assigned.append((command.task, command.attempt))
-            place.task_ids[command.task] = command.node.task_id
+            place.assigned[row.seq, command.task] = (row, call)
             self._of_task[row.seq, command.task] = command.place
             self._placed.setdefault(command.place, []).append(call)
             return
         kind = (command.node.options.ray_options, row.environment)
-        if self._out.get(kind, 0) < self._window:
-            self._launch(kind, row, call)
-        else:
-            self._backlog.setdefault(kind, deque()).append((row, call))
-            self._queued[row.seq, command.task] = command.attempt
+        self._queued[row.seq, command.task] = command.attempt
+        self._queue_of(kind).put((row, call))
+        self._launch_soon(kind)
 
     def start_listener(self, row: WorkflowRow, command: StartListener | AcknowledgeEvent) -> None:
         """Poll a listener, or acknowledge its event."""
@@ -137,7 +145,7 @@ class RunningCalls:
         except Exception as error:  # noqa: BLE001 - whatever the environment makes Ray raise: the task failed
             self._refuse(call, error)
             return
-        self._watch(call, ref, None).asked = (row, call, standing)
+        self._watch([(row, call)], ref, None, None).asked = (row, call, standing)
 
     def _ask_again(self, lost: RunningCall, error: BaseException) -> bool:
         """Ask the next listener host when one died. Whose fault it was the host says itself; here nobody's is assumed.
@@ -187,29 +195,55 @@ class RunningCalls:
                 return False
         return False
 
-    def _launch(self, kind: Kind, row: WorkflowRow, call: TaskCall) -> None:
-        try:
-            ref = self._launcher.start_task(row, call)
-        except Exception as error:  # noqa: BLE001 - options of the user's that Ray refuses: the task failed
-            self._refuse(call, error)
-            return
-        self._out[kind] = self._out.get(kind, 0) + 1
-        self._watch(call, ref, kind)
+    def _queue_of(self, kind: Kind) -> TaskQueue[Waiting]:
+        queue = self._queues.get(kind)
+        if queue is None:
+            queue = self._queues[kind] = TaskQueue(self._durations, _function_of, self._is_queued)
+        return queue
+
+    def _is_queued(self, waiting: Waiting) -> bool:
+        # One that was stopped while it waited is not in there any more, or under another attempt.
+        return self._queued.get(_key_of(waiting)) == waiting[1].attempt
+
+    def _launch_soon(self, kind: Kind) -> None:
+        """Once all that belongs to this turn of the loop has come: it may go together."""
+        if kind not in self._to_launch:
+            self._to_launch.add(kind)
+            self._loop.call_soon(self._launch_queued, kind)
 
     def _launch_queued(self, kind: Kind) -> None:
-        backlog = self._backlog.get(kind)
-        while backlog and self._out.get(kind, 0) < self._window:
-            row, call = backlog.popleft()
-            # One that was stopped while it waited is not in `_queued` any more, or under another attempt.
-            if self._queued.get((call.seq, call.task)) == call.attempt:
-                del self._queued[call.seq, call.task]
-                self._launch(kind, row, call)
-        if backlog is not None and not backlog:
-            del self._backlog[kind]
+        self._to_launch.discard(kind)
+        timer = self._timers.pop(kind, None)
+        if timer is not None:
+            timer.cancel()
+        queue = self._queue_of(kind)
+        bundles, again_s = queue.take(workers_for(kind[0], self._cpus), self._loop.time())
+        for bundle in bundles:
+            self._launch(kind, bundle)
+        if again_s is not None:
+            self._timers[kind] = self._loop.call_at(again_s, self._launch_queued, kind)
+        elif queue.idle:
+            del self._queues[kind]
+
+    def _launch(self, kind: Kind, bundle: Bundle[Waiting]) -> None:
+        for _, call in bundle.tasks:
+            del self._queued[call.seq, call.task]
+        row, first = bundle.tasks[0]
+        try:
+            if len(bundle.tasks) == 1:
+                ref = self._launcher.start_task(row, first)
+            else:
+                ref = self._launcher.start_bundle(row, [call for _, call in bundle.tasks])
+        except Exception as error:  # noqa: BLE001 - options of the user's that Ray refuses: the tasks failed
+            self._queue_of(kind).ended(bundle)
+            for _, call in bundle.tasks:
+                self._refuse(call, error)
+            return
+        self._watch(bundle.tasks, ref, kind, bundle)
 
     def set_cluster_cpus(self, cpus: float) -> None:
-        """How many CPUs the cluster has: a large one takes more tasks at once."""
-        self._window = max(_LEAST_WINDOW, int(cpus * _WINDOW_PER_CPU))
+        """How many CPUs the cluster has."""
+        self._cpus = cpus
 
     def _call_of(self, row: WorkflowRow, command: StartTask | StartListener | AcknowledgeEvent) -> TaskCall:
         return TaskCall(
@@ -241,39 +275,111 @@ class RunningCalls:
 
     # -- ending --------------------------------------------------------------------------------------------------
 
-    def _watch(self, call: TaskCall, ref: Any, kind: Kind | None) -> RunningCall:
+    def _watch(self, tasks: list[Waiting], ref: Any, kind: Kind | None, bundle: Bundle[Waiting] | None) -> RunningCall:
         place = ref.task_id().hex()
         running = self._calls[place] = RunningCall(
-            seq=call.seq,
             ref=ref,
             kind=kind,
-            assigned=[(call.task, call.attempt)],
-            task_ids={call.task: call.node.task_id},
+            bundle=bundle,
+            assigned={(call.seq, call.task): (row, call) for row, call in tasks},
+            seqs={call.seq for _, call in tasks},
         )
-        self._of_task[call.seq, call.task] = place
+        self._of_task.update(dict.fromkeys(running.assigned, place))
         ref.future().add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._ended, place, done))
         return running
 
     def _ended(self, place: str, done: Future[Any]) -> None:
         call = self._calls.pop(place)
         self._placed.pop(place, None)
-        for task, _ in call.assigned:
-            self._of_task.pop((call.seq, task), None)
-        call.over.set()
-        if call.kind is not None:
-            self._out[call.kind] -= 1
-            self._launch_queued(call.kind)
+        if call.kind is not None and call.bundle is not None:
+            self._queue_of(call.kind).ended(call.bundle)
+            self._launch_soon(call.kind)
         error = done.exception()
         if error is not None:
-            if call.listener and self._ask_again(call, error):
-                return
-            for task, attempt in call.assigned:
-                self._on_signal(call.seq, signal_of_loss(task, call.task_ids[task], attempt, error))
+            self._lost(place, call, error)
+        elif isinstance(result := done.result(), BundleReply):
+            read_box(self._launcher.owner, place)
+            self._take_bundle(call, result)
+        else:
+            # No reply: all has been reported on the way; or the attempt was stopped, and ended before it knew.
+            self._take_reply(call, unpack_reply(result))
+        for key in call.assigned:
+            self._of_task.pop(key, None)
+        call.over.set()
+        call.seqs.clear()
+        _tell_waiters(call)
+
+    def _lost(self, place: str, call: RunningCall, error: BaseException) -> None:
+        """A call came to no reply. Of a bundle only what ran is lost with it."""
+        if call.listener and self._ask_again(call, error):
             return
-        reply = unpack_reply(done.result())
-        # Else all has been reported on the way; or the attempt was stopped, and came to its end before it knew.
-        if reply is not None and (reply.task, reply.attempt) in call.assigned:
-            self._on_reply(reply, call.listener)
+        lost = list(call.assigned)
+        if call.bundle is not None and len(call.bundle.tasks) > 1:
+            done = read_box(self._launcher.owner, place)
+            if done is not None:
+                self._take_replies(call, done.replies)
+            # In their order. Of those that nobody wants any more one may have been running.
+            left = [key for key in map(_key_of, call.bundle.tasks) if key in call.assigned or key in call.doomed]
+            ran = done is None or done.begun > len(done.replies)
+            lost = [key for key in left[:ran] if key in call.assigned]
+            self._wait_again(call, [key for key in left[ran:] if key in call.assigned])
+        for key in lost:
+            _, task = call.assigned[key]
+            self._on_signal(task.seq, signal_of_loss(task.task, task.node.task_id, task.attempt, error))
+
+    def take_back(self, place: str, reply: BundleReply) -> None:
+        """A task of a bundle takes longer than it was to: what is done is done, and what has not begun waits again."""
+        call = self._calls.get(place)
+        if call is None or call.kind is None or call.bundle is None:
+            return
+        self._take_bundle(call, reply)
+        busy = next(iter(call.assigned.values()), None)
+        if busy is not None:
+            self._durations.note(busy[1].node.function, reply.busy_s)
+        self._queue_of(call.kind).free_place(call.bundle)
+        call.seqs = {seq for seq, _ in (*call.assigned, *call.doomed)}
+        _tell_waiters(call)
+        self._launch_soon(call.kind)
+        if call.doomed and not call.assigned:
+            ray.cancel(call.ref, force=True)
+
+    def _take_bundle(self, call: RunningCall, reply: BundleReply) -> None:
+        self._take_replies(call, reply.replies)
+        call.doomed.difference_update(key[:2] for key in reply.unbegun)
+        self._wait_again(call, [key[:2] for key in reply.unbegun if self._is_assigned(call, *key)])
+
+    def _take_replies(self, call: RunningCall, replies: Sequence[bytes]) -> None:
+        for packed in replies:
+            if packed != REPORTED:
+                self._take_reply(call, unpack_reply(packed))
+
+    def _take_reply(self, call: RunningCall, reply: Reply | None) -> None:
+        if reply is None:
+            return
+        key = (reply.seq, reply.task)
+        call.doomed.discard(key)
+        if not self._is_assigned(call, *key, reply.attempt):
+            return
+        _, task = call.assigned.pop(key)
+        self._of_task.pop(key, None)
+        if isinstance(reply, Returned) and not call.listener:
+            self._durations.note(task.node.function, reply.ran_s)
+        self._on_reply(reply, call.listener)
+
+    def _is_assigned(self, call: RunningCall, seq: int, task: int, attempt: int) -> bool:
+        assigned = call.assigned.get((seq, task))
+        return assigned is not None and assigned[1].attempt == attempt
+
+    def _wait_again(self, call: RunningCall, keys: list[tuple[int, int]]) -> None:
+        """Have those wait anew that a worker has not begun."""
+        if not keys or call.kind is None:
+            return
+        tasks = [call.assigned.pop(key) for key in keys]
+        for _, task in tasks:
+            self._of_task.pop((task.seq, task.task), None)
+            self._queued[task.seq, task.task] = task.attempt
+        self._queue_of(call.kind).put_back(tasks)
+        self._launch_soon(call.kind)
 
     def stop(self, seq: int, task: int) -> None:
         """End a task's attempt, by force."""
@@ -282,25 +388,29 @@ class RunningCalls:
         call = None if place is None else self._calls.get(place)
         if call is None:
             return
-        call.assigned = [entry for entry in call.assigned if entry[0] != task]
+        call.assigned.pop((seq, task), None)
         if not call.assigned:
             # An actor's method cannot be cancelled by force: the host's event loop ends the coroutine.
             ray.cancel(call.ref, force=not call.listener)
+        else:
+            # It may not have begun. If it has, and takes long, it is soon the only one there.
+            call.doomed.add((seq, task))
 
     def stop_all(self, seq: int) -> None:
         """End everything that runs for a workflow."""
         for queued_seq, task in list(self._queued):
             if queued_seq == seq:
                 self.stop(seq, task)
-        for call in list(self._calls.values()):
-            if call.seq == seq:
-                for task, _ in list(call.assigned):
-                    self.stop(seq, task)
+        for running_seq, task in list(self._of_task):
+            if running_seq == seq:
+                self.stop(seq, task)
 
     async def wait_until_over(self, seq: int) -> None:
         """Wait until no process runs a task of this workflow any more."""
-        for call in [call for call in self._calls.values() if call.seq == seq and not call.listener]:
-            await call.over.wait()
+        for call in [call for call in self._calls.values() if seq in call.seqs and not call.listener]:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            call.waiters.append((seq, waiter))
+            await waiter
 
     async def end_all(self, timeout_s: float) -> None:
         """End all there is, and wait for it.
@@ -309,7 +419,7 @@ class RunningCalls:
             timeout_s: At most so many seconds.
         """
         running = list(self._calls.values())
-        self._backlog.clear()
+        self._queues.clear()
         self._queued.clear()
         for call in running:
             ray.cancel(call.ref, force=not call.listener)
@@ -326,12 +436,32 @@ class RunningCalls:
         so its number may be one that is in use.
         """
         call = self._calls.get(place)
-        if call is None or (reply.task, reply.attempt) not in call.assigned:
+        if call is None or not self._is_assigned(call, reply.seq, reply.task, reply.attempt):
             return False
-        call.assigned.remove((reply.task, reply.attempt))
+        del call.assigned[reply.seq, reply.task]
         self._of_task.pop((reply.seq, reply.task), None)
         return True
 
     def take_placed(self, place: str) -> list[bytes]:
         """The in-place tasks that a worker is to run next."""
         return [pack_call(call) for call in self._placed.pop(place, [])]
+
+
+def _function_of(task: Waiting) -> str | None:
+    """What tells how long a task will take; None for one that is not to share a worker with others."""
+    _, call = task
+    alone = call.hold or call.node.options.in_place or call.node.options.timeout_s is not None
+    return None if alone else call.node.function
+
+
+def _key_of(task: Waiting) -> tuple[int, int]:
+    return task[1].seq, task[1].task
+
+
+def _tell_waiters(call: RunningCall) -> None:
+    """Tell those who wait for the end of a workflow's tasks there, if nothing of it runs there any more."""
+    waiting = [(seq, waiter) for seq, waiter in call.waiters if seq in call.seqs]
+    for seq, waiter in call.waiters:
+        if seq not in call.seqs and not waiter.done():
+            waiter.set_result(None)
+    call.waiters = waiting

@@ -1,8 +1,8 @@
 """Runs a bundle of tasks inside a Ray worker, one after the other.
 
 A bundle is a guess that each of its tasks is tiny. When the guess is wrong a
-thread gives back what has not begun, so that it does not wait here while
-another worker is idle. What of it is done is noted where the executor finds it
+thread tells what is done, and gives back what has not begun, so that neither
+waits here for the one that takes long. What of it is done is noted where the executor finds it
 if this process dies with one of the tasks, or because of one. On a node where
 nobody would find it each task is reported before the next begins.
 """
@@ -100,8 +100,6 @@ class OpenBundle:
         if self._over.wait(self.slice_s):
             return
         with self._lock:
-            if not self._todo:
-                return
             self._given_back += (self.keys[place] for place in self._todo)
             self._todo.clear()
             told = BundleReply(

@@ -50,6 +50,7 @@ class _Reply:
     attempt: int
     started_unix_s: float = 0.0
     ended_unix_s: float = 0.0
+    ran_s: float = 0.0
     objects: Mapping[str, Payload] = field(default_factory=dict)
 
 

@@ -15,6 +15,7 @@ import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import orjson
@@ -301,6 +302,28 @@ def load_ray_options(pickled: bytes) -> dict[str, Any]:
     """The Ray options of a task, ready for `.options(**...)` of a remote function."""
     options: dict[str, Any] = pickle.loads(pickled) if pickled else {}
     return options
+
+
+def workers_for(ray_options: bytes, cpus: float) -> int | None:
+    """How many tasks a cluster runs at once.
+
+    Args:
+        ray_options: What each of them asks Ray for.
+        cpus: How many CPUs the cluster has.
+
+    Returns:
+        At least 1; None when it is not the CPUs that limit them, or not they alone.
+    """
+    needs = _cpus_needed(ray_options)
+    return None if needs is None else max(1, int(cpus / needs))
+
+
+@lru_cache(maxsize=4096)
+def _cpus_needed(ray_options: bytes) -> float | None:
+    options = load_ray_options(ray_options)
+    needs = options.pop("num_cpus", 1)
+    # Whatever else is asked for may mean that a task is to be alone in its worker.
+    return None if options or needs <= 0 else float(needs)
 
 
 def _pickle_filter(kinds: Any, retry: Retry | None) -> bytes:

@@ -21,6 +21,8 @@ from typing import Any
 import ray
 
 from holdfast.actors import names
+from holdfast.actors.bundle_box import LARGEST_NOTED, BundleBox
+from holdfast.actors.bundling import GIVE_BACK_AFTER_S
 from holdfast.actors.carried_modules import import_here, prepare_imports
 from holdfast.actors.code import BOOK
 from holdfast.actors.error_values import dump_error, load_error
@@ -29,6 +31,7 @@ from holdfast.actors.load_context import LoadContext, load
 from holdfast.actors.nodes import TaskRefNode, is_actor_node, is_task
 from holdfast.actors.ray_repeats import refuse_repetition
 from holdfast.actors.storage_access import StorageAccess, access, object_blob, object_keys, portable
+from holdfast.actors.task_bundle import REPORTED, BundleReply, OpenBundle
 from holdfast.actors.task_call import Continued, Raised, Reply, Returned, TaskCall
 from holdfast.actors.task_context import TaskContext, running
 from holdfast.actors.task_options import is_retryable
@@ -52,8 +55,54 @@ def run_task(packed_call: bytes) -> Reply | bytes | None:
     """
     refuse_repetition()
     call = unpack_call(packed_call)
+    _prepare(call)
+    return pack_reply(_run_with_followers(call))
+
+
+def run_bundle(owner: str, packed_calls: Sequence[bytes]) -> BundleReply:
+    """Run tiny tasks, one after the other, each with the in-place tasks that follow it here.
+
+    Args:
+        owner: Whoever sent it, for what is noted of it in this machine's memory.
+        packed_calls: The tasks, of one executor.
+
+    Returns:
+        What came of them.
+
+    Raises:
+        RepeatedByRayError: Ray runs it again by itself. Nothing of the user's is loaded.
+    """
+    refuse_repetition()
+    calls = [unpack_call(packed) for packed in packed_calls]
+    _prepare(calls[0])
+    executor, place = _executor(calls[0].executor), _place()
+    is_near = ray.get_runtime_context().get_node_id() == calls[0].storage.node_id
+    box = BundleBox(owner, place) if is_near else None
+
+    def run_one(number: int) -> bytes:
+        reply = _run_with_followers(calls[number])
+        packed = pack_reply(reply)
+        if box is not None and isinstance(packed, bytes) and len(packed) <= LARGEST_NOTED:
+            return packed
+        if reply is not None:
+            _report(calls[number].executor, reply)
+        return REPORTED
+
+    bundle = OpenBundle(
+        [(call.seq, call.task, call.attempt) for call in calls],
+        lambda told: executor.take_back.remote(place, told),
+        GIVE_BACK_AFTER_S,
+    )
+    return bundle.run(run_one, box)
+
+
+def _prepare(call: TaskCall) -> None:
     set_cluster_nonce(call.storage.cluster)
     import_here()
+
+
+def _run_with_followers(call: TaskCall) -> Reply | None:
+    """Run a task, and what follows it in place. Its reply; None when all has been reported on the way."""
     local_values: list[Any] = []
     todo = deque([call])
     while todo:
@@ -61,7 +110,7 @@ def run_task(packed_call: bytes) -> Reply | bytes | None:
         reply = _run_one(current, local_values)
         in_place = isinstance(reply, Continued) and any(node.options.in_place for node in reply.graph.nodes)
         if not (current.hold or in_place or todo or current is not call):
-            return pack_reply(reply)
+            return reply
         todo.extend(_report(current.executor, reply))
     return None
 
@@ -97,10 +146,11 @@ def _run_one(call: TaskCall, local_values: list[Any]) -> Reply:
             raise WorkflowTaskNotRecoverableError(
                 call.node.task_id, f"its code or arguments cannot be loaded ({type(error).__name__}: {error})"
             ) from error
+        ready_s = time.perf_counter()
         with running(TaskContext(call.workflow_id, call.node.task_id)):
             result = function(*args, **kwargs)
-        ended = time.time()
-        return _reply(call, result, storage, local_values, started, ended)
+        ended, ran_s = time.time(), time.perf_counter() - ready_s
+        return replace(_reply(call, result, storage, local_values, started, ended), ran_s=ran_s)
     except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is theirs to see
         return raised(call, error, started)
     finally:

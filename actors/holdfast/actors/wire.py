@@ -70,7 +70,7 @@ def pack_reply(reply: Reply | None) -> Reply | bytes | None:
     """A reply as bytes, when it is a small value; else as it is."""
     if not isinstance(reply, Returned) or reply.objects or not _is_plain(reply.base):
         return reply
-    about = (reply.seq, reply.task, reply.attempt, reply.started_unix_s, reply.ended_unix_s)
+    about = (reply.seq, reply.task, reply.attempt, reply.started_unix_s, reply.ended_unix_s, reply.ran_s)
     return pickle.dumps((about, _pack_base(reply.base)), 5)
 
 
@@ -78,7 +78,7 @@ def unpack_reply(reply: Reply | bytes | None) -> Reply | None:
     """The reply that `pack_reply` made this of."""
     if not isinstance(reply, bytes):
         return reply
-    (seq, task, attempt, started, ended), base = pickle.loads(reply)
+    (seq, task, attempt, started, ended, ran), base = pickle.loads(reply)
     return Returned(
         seq=seq,
         task=task,
@@ -86,6 +86,7 @@ def unpack_reply(reply: Reply | bytes | None) -> Reply | None:
         base=_unpack_base(base),
         started_unix_s=started,
         ended_unix_s=ended,
+        ran_s=ran,
     )
 
 
