@@ -1,0 +1,277 @@
+"""Tasks that share a worker: each is answered for by itself, whatever becomes of the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import WorkerCrashedError
+
+from holdfast.actors.bundle_box import BundleBox, read_box
+from holdfast.actors.running_calls import RunningCalls
+from holdfast.actors.storage_access import StorageAddress
+from holdfast.actors.task_bundle import REPORTED, BundleReply
+from holdfast.actors.task_call import Raised, Reply, Returned, TaskCall
+from holdfast.actors.wire import pack_reply
+from holdfast.engine.commands import StartTask
+from holdfast.engine.graph import NodeSpec
+from holdfast.engine.signals import Signal, TaskLost
+from holdfast.engine.transitions import WorkflowStatus
+from holdfast.storage.workflow_row import WorkflowRow
+
+ADDRESS = StorageAddress("/nowhere", "node", "cluster")
+OWNER = "testowner"
+_places = itertools.count(1)
+
+
+class Sent:
+    """A Ray task that is out, as Ray's reference of its reply."""
+
+    def __init__(self, calls: Sequence[TaskCall]) -> None:
+        self.calls = calls
+        self.place = f"{next(_places):032x}"
+        self.done: Future[Any] = Future()
+        self.killed = False
+
+    def task_id(self) -> Sent:
+        return self
+
+    def hex(self) -> str:
+        return self.place
+
+    def future(self) -> Future[Any]:
+        return self.done
+
+    @property
+    def numbers(self) -> list[int]:
+        return [call.seq for call in self.calls]
+
+
+class Worker:
+    """In place of Ray: keeps what is sent."""
+
+    owner = OWNER
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+
+    def start_task(self, row: WorkflowRow, call: TaskCall) -> Sent:
+        return self.start_bundle(row, [call])
+
+    def start_bundle(self, row: WorkflowRow, calls: Sequence[TaskCall]) -> Sent:
+        self.sent.append(Sent(calls))
+        return self.sent[-1]
+
+
+class Desk:
+    """The calls of an executor, and what was said of them."""
+
+    def __init__(self) -> None:
+        self.worker = Worker()
+        self.replies: list[int] = []
+        self.signals: list[tuple[int, Signal]] = []
+        launcher: Any = self.worker
+        self.calls = RunningCalls(
+            launcher, "e", ADDRESS, self.replied, lambda seq, one: self.signals.append((seq, one))
+        )
+        self.calls.set_cluster_cpus(1)
+
+    def replied(self, reply: Reply, listener: bool) -> None:
+        assert not listener
+        self.replies.append(reply.seq)
+
+    def signalled(self, seq: int, signal: Signal) -> None:
+        self.signals.append((seq, signal))
+
+    def start(self, *seqs: int) -> None:
+        for seq in seqs:
+            row = WorkflowRow(seq=seq, workflow_id=f"w{seq}", status=WorkflowStatus.RUNNING, executor="e")
+            node = NodeSpec(task_id="t", function="f" * 32)
+            self.calls.start_task(row, StartTask(task=0, attempt=1, node=node, values=()))
+
+    @property
+    def lost(self) -> list[int]:
+        assert all(isinstance(signal, TaskLost) for _, signal in self.signals)
+        return [seq for seq, _ in self.signals]
+
+
+async def turn() -> None:
+    """Let all that is ready happen, what comes from other threads too."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def reply(seq: int, *, ran_s: float = 0.00001) -> bytes:
+    packed = pack_reply(Returned(seq=seq, task=0, attempt=1, base=None, ran_s=ran_s))
+    assert isinstance(packed, bytes)
+    return packed
+
+
+def keys(*seqs: int) -> tuple[tuple[int, int, int], ...]:
+    return tuple((seq, 0, 1) for seq in seqs)
+
+
+async def with_a_bundle(seqs: Sequence[int]) -> tuple[Desk, Sent]:
+    """A desk that has sent these together, for it knows that such tasks are tiny."""
+    desk = Desk()
+    desk.start(1000)
+    await turn()
+    desk.worker.sent[0].done.set_result(reply(1000))
+    await turn()
+    # Of four that wait each of two places gets two: so many times two are put in.
+    desk.start(*seqs, *(2000 + seq for seq in seqs))
+    await turn()
+    _, bundle, other = desk.worker.sent
+    assert bundle.numbers == list(seqs)
+    other.done.set_result(BundleReply(replies=[reply(seq) for seq in other.numbers], unbegun=()))
+    await turn()
+    desk.replies.clear()
+    return desk, bundle
+
+
+@pytest.fixture
+def kills(monkeypatch: pytest.MonkeyPatch) -> list[Sent]:
+    killed: list[Sent] = []
+    monkeypatch.setattr(ray, "cancel", lambda ref, force: killed.append(ref))
+    return killed
+
+
+@pytest.fixture(autouse=True)
+def no_box_is_left() -> Iterator[None]:
+    yield
+    for number in range(next(_places)):
+        assert read_box(OWNER, f"{number:032x}") is None
+
+
+def test_each_of_a_bundle_gets_its_reply() -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle([1, 2, 3])
+        bundle.done.set_result(BundleReply(replies=[reply(1), REPORTED, reply(3)], unbegun=()))
+        await turn()
+        assert desk.replies == [1, 3]
+
+    asyncio.run(play())
+
+
+def test_what_is_given_back_goes_out_again_and_counts_once() -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle([1, 2, 3, 4])
+        told = BundleReply(replies=[reply(1)], unbegun=keys(3, 4), busy_s=0.5)
+        desk.calls.take_back(bundle.place, told)
+        await turn()
+        assert desk.replies == [1]
+        # It is known by now that such a task may take long.
+        assert [sent.numbers for sent in desk.worker.sent[3:]] == [[3], [4]]
+        bundle.done.set_result(BundleReply(replies=[reply(1), reply(2)], unbegun=keys(3, 4)))
+        await turn()
+        assert desk.replies == [1, 2]
+        assert len(desk.worker.sent) == 5
+
+    asyncio.run(play())
+
+
+def test_when_the_message_about_it_is_lost_the_reply_gives_back() -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle([1, 2, 3])
+        bundle.done.set_result(BundleReply(replies=[reply(1)], unbegun=keys(2, 3)))
+        await turn()
+        assert desk.replies == [1]
+        again = [seq for sent in desk.worker.sent[3:] for seq in sent.numbers]
+        assert again == [2, 3]
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("noted", "answered", "lost", "again"),
+    [
+        (lambda box: None, [], [], [1, 2, 3]),
+        (lambda box: box.begin(), [], [1], [2, 3]),
+        (lambda box: (box.begin(), box.end(reply(1))), [1], [], [2, 3]),
+        (lambda box: (box.begin(), box.end(reply(1)), box.begin()), [1], [2], [3]),
+        (None, [], [1], [2, 3]),
+    ],
+    ids=["before the first", "in the first", "between two", "in the second", "on another machine"],
+)
+def test_a_worker_that_dies_takes_nothing_with_it_but_the_task_that_ran(
+    noted: Callable[[BundleBox], object] | None, answered: list[int], lost: list[int], again: list[int]
+) -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle([1, 2, 3])
+        if noted is not None:
+            noted(BundleBox(OWNER, bundle.place))
+        bundle.done.set_exception(WorkerCrashedError())
+        await turn()
+        assert desk.replies == answered
+        assert desk.lost == lost
+        assert [seq for sent in desk.worker.sent[3:] for seq in sent.numbers] == again
+
+    asyncio.run(play())
+
+
+def test_one_that_is_stopped_before_it_began_harms_no_other_and_is_not_run_again(kills: list[Sent]) -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle([1, 2, 3])
+        desk.calls.stop_all(3)
+        over = asyncio.ensure_future(desk.calls.wait_until_over(3))
+        await turn()
+        assert not over.done()
+        desk.calls.take_back(bundle.place, BundleReply(replies=[], unbegun=keys(2, 3), busy_s=0.5))
+        await asyncio.wait_for(over, 10)
+        assert kills == []
+        assert [sent.numbers for sent in desk.worker.sent[3:]] == [[2]]
+
+    asyncio.run(play())
+
+
+def test_one_that_is_stopped_while_it_runs_is_ended_when_it_is_the_only_one_left(kills: list[Sent]) -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle([1, 2, 3])
+        desk.calls.stop_all(2)
+        over = asyncio.ensure_future(desk.calls.wait_until_over(2))
+        desk.calls.take_back(bundle.place, BundleReply(replies=[reply(1)], unbegun=keys(3), busy_s=0.5))
+        await turn()
+        assert kills == [bundle]
+        assert not over.done()
+        bundle.done.set_exception(WorkerCrashedError())
+        await asyncio.wait_for(over, 10)
+        assert desk.lost == []
+        assert desk.replies == [1]
+
+    asyncio.run(play())
+
+
+def test_all_of_a_bundle_stopped_end_at_once(kills: list[Sent]) -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle([1, 2])
+        desk.calls.stop_all(1)
+        assert kills == []
+        desk.calls.stop_all(2)
+        assert kills == [bundle]
+
+    asyncio.run(play())
+
+
+def test_one_that_was_stopped_while_it_waited_does_not_go_out() -> None:
+    async def play() -> None:
+        desk = Desk()
+        desk.start(1, 2)
+        desk.calls.stop_all(1)
+        await turn()
+        assert [sent.numbers for sent in desk.worker.sent] == [[2]]
+
+    asyncio.run(play())
+
+
+def test_a_reply_of_an_attempt_that_nobody_waits_for_says_nothing() -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle([1, 2])
+        stale = Raised(seq=1, task=0, attempt=7, error=reply(1), retryable=True)  # type: ignore[arg-type]
+        assert not desk.calls.take_report(bundle.place, stale)
+
+    asyncio.run(play())
