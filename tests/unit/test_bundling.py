@@ -38,14 +38,25 @@ def test_one_that_waits_alone_goes_at_once() -> None:
 
 
 def test_tiny_ones_go_in_bundles_of_a_fair_share() -> None:
-    queue = Queue(f=0.00001)
+    queue = Queue(f=0.001)
     queue.put("f", 20)
     assert queue.sizes() == [5] * PLACES
     assert queue.sizes() == []
 
 
+def test_what_is_not_worth_a_bundle_waits_for_the_one_that_is_out() -> None:
+    queue = Queue(f=0.00001)
+    queue.put("f", 20)
+    (first,) = queue.take()
+    assert len(first.tasks) == 20
+    queue.put("f", 30)
+    assert queue.sizes() == []
+    queue.queue.ended(first)
+    assert queue.sizes() == [30]
+
+
 def test_no_bundle_is_larger_or_longer_than_allowed() -> None:
-    queue = Queue(quick=0.000001, rather=TINY_S)
+    queue = Queue(quick=0.00001, rather=TINY_S)
     queue.put("quick", 1000)
     assert queue.sizes() == [MOST_TOGETHER] * PLACES
     queue = Queue(rather=TINY_S)
@@ -60,11 +71,11 @@ def test_slow_ones_go_alone_and_as_many_as_there_are() -> None:
 
 
 def test_a_slow_one_ends_the_bundle_before_it() -> None:
-    queue = Queue(quick=0.00001, slow=1.0)
-    queue.put("quick", 1)
+    queue = Queue(quick=0.001, slow=1.0)
+    queue.put("quick", 3)
     queue.put("slow", 1)
-    queue.put("quick", 1)
-    assert queue.sizes() == [1, 1, 1]
+    queue.put("quick", 3)
+    assert queue.sizes() == [2, 1, 1, 2, 1]
 
 
 def test_those_that_nothing_limits_go_alone_even_if_they_are_tiny() -> None:
@@ -79,7 +90,7 @@ def test_of_a_function_that_is_not_known_a_few_go_ahead_and_the_others_follow_wh
     bundles, again_s = queue.queue.take(WORKERS, 5.0)
     assert [len(bundle.tasks) for bundle in bundles] == [1] * PLACES
     assert again_s == 5.0 + PROBE_S
-    queue.durations.note("f", 0.00001)
+    queue.durations.note("f", 0.00015)
     queue.queue.ended(bundles[0])
     assert queue.sizes(5.001) == [36]
 
@@ -93,7 +104,7 @@ def test_when_the_first_take_long_the_others_wait_no_longer() -> None:
 
 
 def test_a_place_that_is_given_up_goes_to_another_bundle() -> None:
-    queue = Queue(f=0.00001)
+    queue = Queue(f=0.001)
     queue.put("f", PLACES)
     first, *_ = queue.take()
     queue.put("f", 3)

@@ -88,11 +88,11 @@ class Desk:
     def signalled(self, seq: int, signal: Signal) -> None:
         self.signals.append((seq, signal))
 
-    def start(self, *seqs: int) -> None:
+    def start(self, *seqs: int, task: int = 0) -> None:
         for seq in seqs:
             row = WorkflowRow(seq=seq, workflow_id=f"w{seq}", status=WorkflowStatus.RUNNING, executor="e")
             node = NodeSpec(task_id="t", function="f" * 32)
-            self.calls.start_task(row, StartTask(task=0, attempt=1, node=node, values=()))
+            self.calls.start_task(row, StartTask(task=task, attempt=1, node=node, values=()))
 
     @property
     def lost(self) -> list[int]:
@@ -106,7 +106,7 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-def reply(seq: int, *, ran_s: float = 0.00001) -> bytes:
+def reply(seq: int, *, ran_s: float = 0.001) -> bytes:
     packed = pack_reply(Returned(seq=seq, task=0, attempt=1, base=None, ran_s=ran_s))
     assert isinstance(packed, bytes)
     return packed
@@ -242,6 +242,26 @@ def test_one_that_is_stopped_while_it_runs_is_ended_when_it_is_the_only_one_left
         await asyncio.wait_for(over, 10)
         assert desk.lost == []
         assert desk.replies == [1]
+
+    asyncio.run(play())
+
+
+def test_a_workflow_is_over_when_all_of_it_is_in_whatever_order_it_ends(kills: list[Sent]) -> None:
+    async def play() -> None:
+        desk = Desk()
+        desk.start(7)
+        desk.start(7, task=1)
+        await turn()
+        first, second = desk.worker.sent
+        desk.calls.stop_all(7)
+        assert kills == [first, second]
+        over = asyncio.ensure_future(desk.calls.wait_until_over(7))
+        await turn()
+        for sent in (second, first):
+            assert not over.done()
+            sent.done.set_exception(WorkerCrashedError())
+            await turn()
+        await asyncio.wait_for(over, 10)
 
     asyncio.run(play())
 

@@ -26,6 +26,9 @@ SLICE_S = 0.010
 GIVE_BACK_AFTER_S = 2 * SLICE_S
 """A worker that has taken so long gives back what it has not begun."""
 
+WORTH_A_BUNDLE_S = 0.001
+"""To send a bundle costs about as much as to run tasks for so long: less than that waits for the next one to go."""
+
 MOST_TOGETHER = 64
 """Tasks of a bundle, at most."""
 
@@ -134,7 +137,7 @@ class TaskQueue(Generic[_T]):
             if workers is None or (expected_s is not None and expected_s > TINY_S):
                 going.append(self._take(1, counts=False))
                 continue
-            free = _PLACES_PER_WORKER * workers - self._places_taken
+            free = self._free_places(workers, expected_s)
             if expected_s is None:
                 if free <= 0 and now_s < self._probing_until_s:
                     return going, self._probing_until_s
@@ -146,6 +149,14 @@ class TaskQueue(Generic[_T]):
             else:
                 going.append(self._take(self._how_many(free), counts=True))
         return going, None
+
+    def _free_places(self, workers: int, expected_s: float | None) -> int:
+        """How many bundles may go out now: one, if none is out, and beside others no more than what waits is worth."""
+        free = _PLACES_PER_WORKER * workers - self._places_taken
+        if expected_s is None:
+            return free
+        worth = round(len(self._waiting) * expected_s / WORTH_A_BUNDLE_S)
+        return min(free, worth if self._places_taken else max(worth, 1))
 
     def _first_wanted(self) -> bool:
         """Whether there is one to run, which is then the first."""

@@ -407,10 +407,12 @@ class RunningCalls:
 
     async def wait_until_over(self, seq: int) -> None:
         """Wait until no process runs a task of this workflow any more."""
-        for call in [call for call in self._calls.values() if seq in call.seqs and not call.listener]:
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            call.waiters.append((seq, waiter))
-            await waiter
+        waiters: list[asyncio.Future[None]] = []
+        for call in self._calls.values():
+            if seq in call.seqs and not call.listener:
+                waiters.append(self._loop.create_future())
+                call.waiters.append((seq, waiters[-1]))
+        await asyncio.gather(*waiters)
 
     async def end_all(self, timeout_s: float) -> None:
         """End all there is, and wait for it.
