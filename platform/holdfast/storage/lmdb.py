@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -175,9 +176,12 @@ class _LmdbWrite(_LmdbRead):
         if environment.writer_thread == me:
             raise StorageError(self._url, "this thread is already writing to it", "Use the transaction you have.")
         environment.writer_lock.acquire()
+        environment.waiting_since_s = time.monotonic()
         try:
             self._transaction = environment.handle.begin(write=True)
+            environment.waiting_since_s = 0.0
         except BaseException as error:
+            environment.waiting_since_s = 0.0
             environment.writer_lock.release()
             if isinstance(error, lmdb.Error):
                 raise self._translated(error) from error

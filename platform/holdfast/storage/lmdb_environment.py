@@ -23,6 +23,7 @@ import lmdb
 from holdfast.engine.errors import StorageCorruptError, StorageError
 from holdfast.storage.datafile import check_data_file
 from holdfast.storage.lmdb_errors import translated
+from holdfast.storage.stopped_writer import WriterWatch
 
 DEFAULT_MAP_BYTES = 1 << 40
 _SMALLEST_MAP_BYTES = 1 << 28
@@ -43,6 +44,8 @@ class Environment:
         self.holders = 0
         self.writer_lock = threading.Lock()
         self.writer_thread = 0
+        self.waiting_since_s = 0.0
+        self.watch = WriterWatch(path, lambda: self.waiting_since_s)
 
 
 _registry: dict[tuple[int, int], Environment] = {}
@@ -88,6 +91,7 @@ def give_back(environment: Environment) -> None:
         if environment.holders > 0:
             return
         del _registry[environment.identity]
+        environment.watch.close()
         if environment.writer_thread == threading.get_ident():
             environment.handle.close()
             return
