@@ -10,6 +10,7 @@ import math
 from random import Random
 from typing import Any
 
+from holdfast.actors.direct_submission import submit_directly
 from holdfast.actors.due_rows import DueRows
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operations import (
@@ -196,7 +197,9 @@ class World:
         Raises:
             LawBrokenError: A law did not hold.
         """
-        self._ask(Submit(workflow_id=WORKFLOW_ID, graph=self.program.graph, nonce="n"), 0.0)
+        submit = Submit(workflow_id=WORKFLOW_ID, graph=self.program.graph, nonce="n")
+        if self.random.random() < 0.7 or not self._write_down(submit):
+            self._ask(submit, 0.0)
         self._send_events()
         if self.cancels:
             self._ask(Cancel(workflow_id=WORKFLOW_ID), self.random.uniform(0, 8))
@@ -267,6 +270,7 @@ class World:
             for at, task in seen.tasks.items():
                 task.uses = min(task.uses, told.tasks[at].uses)
             seen.next_index = told.next_index
+            first.records = [one for one in first.records if getattr(one, "task", None) in told.tasks]
         same = (seen.tasks, seen.root, seen.next_index, first) == (told.tasks, told.root, told.next_index, said)
         same = same and all(_scopes(seen, task.scope) == _scopes(told, task.scope) for task in seen.tasks.values())
         self.auditor.demand(same, "a snapshot tells what the records tell", lambda: f"{seen}, not {told}")
@@ -290,6 +294,27 @@ class World:
             self.clock.after(1.0, again)
 
         self.clock.after(delay_s, again)
+
+    def _write_down(self, submit: Submit) -> bool:
+        """The client writes the workflow down itself, and tells the executor, or dies before it does."""
+        try:
+            seq = submit_directly(self.disk, submit, "executor", "", self.clock.now_unix_s)
+        except (CrashError, StorageFullError):
+            # It is asked for again: by a client that does not know whether it is there.
+            self.clock.after(5.0, self._look_again)
+            return False
+        if self.random.random() < 0.5:
+            self.shell.arrive(Recover(seq=seq))
+        else:
+            self.clock.after(5.0, self._look_again)
+        return True
+
+    def _look_again(self) -> None:
+        """The management actor has executors look for what is theirs and not in memory."""
+        with self.disk.read() as transaction:
+            for seq in store.held_by(transaction, "executor"):
+                if seq not in self.shell.core.held:
+                    self.shell.arrive(Recover(seq=seq))
 
     def hear(self, operations: list[Operation], outcomes: list[Outcome]) -> None:
         """Clients get their answers, and the alarm."""

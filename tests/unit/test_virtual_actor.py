@@ -392,7 +392,9 @@ def test_the_last_host_that_may_die_over_an_actor_quarantines_it() -> None:
     assert actor.machine.status is WorkflowStatus.FAILED
     assert actor.machine.running is None
     assert runs(actor.crash()) == []
-    with pytest.raises(VirtualActorQuarantinedError, match=rf"m\.C\.add ended the process of its host {DEATHS_ALLOWED} times"):
+    with pytest.raises(
+        VirtualActorQuarantinedError, match=rf"m\.C\.add ended the process of its host {DEATHS_ALLOWED} times"
+    ):
         actor.call("2")
     assert runs(actor.apply(ResumeRequested())) == ["1"]
     assert actor.standing.deaths == 0

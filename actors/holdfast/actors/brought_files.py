@@ -96,17 +96,26 @@ class BroughtFiles:
         Raises:
             StorageError: It could not be written.
         """
-        known = self._launcher.environment_of(request.environment)
-        graph, environment = request.graph, known or ""
-        self_stored = not self._launcher.lacks(request.code) and not request.objects
-        if known is None or not self_stored or any(_is_large(node.arguments) for node in graph.nodes):
-            graph, environment = await asyncio.to_thread(self._store_submission, request)
+        if self._has_to_wait(request):
+            return await asyncio.to_thread(self.stored_submission, request)
+        return self.stored_submission(request)
+
+    def _has_to_wait(self, request: SubmitRequest) -> bool:
+        """Whether there is anything to be written first."""
+        if self._launcher.environment_of(request.environment) is None or self._launcher.lacks(request.code):
+            return True
+        return self.has_large_parts(request)
+
+    def stored_submission(self, request: SubmitRequest) -> Submit:
+        """As `submission`; blocks while there is something to be written."""
+        self._launcher.store_code(request.code)
+        self._write_objects(request.objects, request.nonce)
         return Submit(
             workflow_id=request.workflow_id,
-            graph=graph,
+            graph=self._store_arguments(request.graph, request.nonce),
             nonce=request.nonce,
             user_metadata=request.user_metadata,
-            environment=environment,
+            environment=self._launcher.store_environment(request.environment),
             dedicated=request.dedicated,
         )
 
@@ -124,15 +133,10 @@ class BroughtFiles:
         self._launcher.store_code(request.code)
         return self._launcher.store_environment(request.environment)
 
-    def has_large_parts(self, request: SubmitRequest) -> bool:
+    @staticmethod
+    def has_large_parts(request: SubmitRequest) -> bool:
         """Whether a request has a folder of blobs."""
         return bool(request.objects) or any(_is_large(node.arguments) for node in request.graph.nodes)
-
-    def _store_submission(self, request: SubmitRequest) -> tuple[Graph, str]:
-        self._launcher.store_code(request.code)
-        self._write_objects(request.objects, request.nonce)
-        environment = self._launcher.store_environment(request.environment)
-        return self._store_arguments(request.graph, request.nonce), environment
 
 
 def _is_large(base: Any) -> bool:

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,9 @@ from ray.exceptions import RayActorError, RaySystemError, RayTaskError
 
 from holdfast.actors import names
 from holdfast.actors.acknowledgements import AVAILABLE, acknowledgement_socket
+from holdfast.actors.direct_submission import DirectSubmission
 from holdfast.actors.following import follow
+from holdfast.actors.local_calls import LocalCaller, NotHereError
 from holdfast.actors.management import Closed, PlatformConfig, PlatformDescription
 from holdfast.actors.operating_system import Process
 from holdfast.actors.operations import Elsewhere
@@ -33,6 +36,8 @@ _ENDING_S = 30.0
 _ACKNOWLEDGED_S = 2.0
 _UNHEARD_FOR_S = 60.0
 _LOOK_EVERY_S = 0.01
+# What executors and hosts of virtual actors answer over a local socket, too.
+_LOCAL = frozenset({"run", "submit", "post", "call", "take", "read"})
 
 
 def fetch(reference: Any) -> Any:
@@ -66,6 +71,8 @@ class Platform:
     executors: tuple[str, ...]
     _handles: dict[str, Any] = field(default_factory=dict)
     _near: bool = False
+    _direct: DirectSubmission | None = None
+    _local: LocalCaller | None = None
     _unheard_s: list[float] = field(default_factory=lambda: [-_UNHEARD_FOR_S])
 
     def executor(self, name: str) -> Any:
@@ -83,6 +90,12 @@ class Platform:
             was heard, or this is another machine. Then ask in the ordinary way, which says what it is; the request
             counts once.
         """
+        if self._direct is not None:
+            name = names.executor_for(request.workflow_id, self.executors)
+            executor, number = self.executor(name), self._direct.submit(request, name)
+            if number is not None:
+                value: ray.ObjectRef[Any] = executor.take_up.remote(number, request.workflow_id)
+                return value
         return self.start_at(lambda: self.executor_for(request.workflow_id), request)
 
     def start_at(self, find: Callable[[], Any], request: Any) -> ray.ObjectRef[Any] | None:
@@ -92,7 +105,7 @@ class Platform:
             find: Finds the actor.
             request: With a `nonce`.
         """
-        if not self._near or time.monotonic() - self._unheard_s[0] < _UNHEARD_FOR_S:
+        if not self._hears():
             return None
         socket = acknowledgement_socket()
         reference: ray.ObjectRef[Any] = find().start.remote(request, socket.address)
@@ -103,6 +116,19 @@ class Platform:
             # An executor that is starting again; or one that cannot reach this process: not to be waited for each time.
             self._unheard_s[0] = time.monotonic()
         return None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the actors are on this machine, and answer over a local socket as long as they are up."""
+        return self._local is not None
+
+    def _hears(self) -> bool:
+        return self._near and time.monotonic() - self._unheard_s[0] >= _UNHEARD_FOR_S
+
+    def close(self) -> None:
+        """Let go of what this process holds of the platform."""
+        if self._direct is not None:
+            self._direct.close()
 
     def find_executor(self, name: str) -> Any:
         """The handle of an executor; None when it is not there: one of a single workflow ends with it."""
@@ -136,6 +162,9 @@ class Platform:
 
         def call(executor: Any) -> Any:
             try:
+                if self._local is not None and method in _LOCAL:
+                    with suppress(NotHereError):
+                        return self._local.call(executor, method, *args)
                 return fetch(getattr(executor, method).remote(*args))
             except RayActorError:
                 # One that could not start again is made anew by the management actor, under the same name; one of a
@@ -217,15 +246,28 @@ def find_platform() -> Platform | None:
             # Whoever was ending the platform died in the middle of it.
             _end_actors()
             return None
-        _known.clear()
+        _forget()
+        near = _is_on_node(description.address.node_id)
         platform = _known[cluster] = Platform(
             management,
             description.config,
             description.address,
             description.executors,
-            _near=AVAILABLE and _is_on_node(description.address.node_id),
+            _near=AVAILABLE and near,
+            _direct=DirectSubmission(description.address) if near else None,
+            _local=LocalCaller(_local_address) if near and _is_driver() else None,
         )
         return platform
+
+
+def _local_address(actor: Any) -> str:
+    address: str = fetch(actor.local_address.remote())
+    return address
+
+
+def _is_driver() -> bool:
+    """Whether this process runs no task: Ray gives a task's CPU to others while it waits, and has to know of it."""
+    return bool(ray.get_runtime_context().worker.mode == ray.SCRIPT_MODE)
 
 
 def _is_on_node(node_id: str) -> bool:
@@ -241,7 +283,13 @@ def _description(management: Any) -> PlatformDescription | None:
 def forget_platform() -> None:
     """Look the platform up anew the next time: what was known of it turned out to be gone."""
     with _lock:
-        _known.clear()
+        _forget()
+
+
+def _forget() -> None:
+    for platform in _known.values():
+        platform.close()
+    _known.clear()
 
 
 def start_platform(config: PlatformConfig) -> Platform:

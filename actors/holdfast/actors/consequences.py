@@ -98,11 +98,11 @@ class Consequences:
             self._cancel_elsewhere(executor, workflow_id)
         for executor, seq in batch.elsewhere:
             if names.is_dedicated(executor):
-                self._launcher.management().keep_executor.remote(executor)
+                self._launcher.management.keep_executor.remote(executor)
             else:
                 ray.get_actor(executor, namespace=names.NAMESPACE).recover.remote([seq])
         for source in batch.sources:
-            self._launcher.management().note_source.remote(source)
+            self._launcher.management.note_source.remote(source)
         self._tell_alarm(batch.earliest_due_unix_s)
         self._print()
 
@@ -128,4 +128,4 @@ class Consequences:
             return
         if self._told_unix_s is None or due_unix_s < self._told_unix_s or self._told_unix_s <= time.time():
             self._told_unix_s = due_unix_s
-            self._launcher.management().note_deadline.remote(due_unix_s)
+            self._launcher.management.note_deadline.remote(due_unix_s)

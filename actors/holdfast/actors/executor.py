@@ -29,6 +29,7 @@ from holdfast.actors.bundle_box import clear_boxes
 from holdfast.actors.consequences import Consequences
 from holdfast.actors.event_reports import EventReports
 from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.local_calls import LocalService
 from holdfast.actors.management_watch import ManagementWatch
 from holdfast.actors.operating_system import this_process
 from holdfast.actors.operations import (
@@ -91,6 +92,7 @@ _ENDING_S = 10.0
 _LOOK_AGAIN_S = 0.1
 _GIVE_UP_AGAIN_S = 60.0
 _WOKEN_AT_ONCE = 200
+_TAKE_UP_EVERY_S = 5.0
 
 
 @remote(num_cpus=0, max_concurrency=1_000_000)
@@ -102,9 +104,10 @@ class Executor:
         address: Where the storage folder is.
         platform_id: The platform it belongs to.
         lease_s: Seconds after which the management actor is ended when it does not answer.
+        management: Its handle.
     """
 
-    def __init__(self, name: str, address: StorageAddress, platform_id: str, lease_s: float) -> None:
+    def __init__(self, name: str, address: StorageAddress, platform_id: str, lease_s: float, management: Any) -> None:
         self._name, self._address = name, address
         self._loop = asyncio.get_running_loop()
         self._folder = StorageFolder.open(address.path, create=False)
@@ -115,21 +118,22 @@ class Executor:
         self._answers = Answers(self._folder, name)
         self._acknowledger = Acknowledger()
         self._reports = EventReports()
-        self._launcher = Launcher(self._folder, address, name)
+        self._launcher = Launcher(self._folder, address, name, management)
         self._files = BroughtFiles(self._folder, self._launcher)
         arrivals: Arrivals[Operation, Outcome] = Arrivals(self._loop, self._work_on)
         self._arrive, self._operate = arrivals.arrive, arrivals.operate
         self._closed = False
         clear_boxes(self._launcher.owner)
         self._calls = RunningCalls(self._launcher, name, address, self._replied, self._signalled)
+        self._local = LocalService({"run": self.run, "submit": self.submit, "post": self.post})
         self._firing = asyncio.Lock()
         self._troubles = Troubles()
         self._consequences = Consequences(
             self._launcher, self._calls, self._answers, self._reports, self._troubles, self._folder.blobs
         )
         self._writing: set[asyncio.Task[None]] = set()
-        self._recover_all(self._not_in_memory())
-        self._watch = ManagementWatch(self._folder.kv, lease_s)
+        self._take_up_left()
+        self._watch = ManagementWatch(self._folder.kv, lease_s, management)
 
     def _has_predecessor(self) -> bool:
         """Whether another process has borne the name before this one."""
@@ -159,9 +163,14 @@ class Executor:
         self._calls.set_cluster_cpus(resources.get("CPU", 1.0))
         return os.getpid()
 
+    async def local_address(self) -> str:
+        """Where processes on this machine may ask, too."""
+        return await self._local.open()
+
     async def close(self) -> None:
         """Write nothing more, end what runs, and let go of the folder: this process is about to be ended."""
         self._closed = True
+        self._local.close()
         self._watch.close()
         await self._calls.end_all(_ENDING_S)
         if names.is_dedicated(self._name):
@@ -193,6 +202,13 @@ class Executor:
         accepted = isinstance(await self.submit(request), Accepted)
         self._acknowledger.say(acknowledge_to, request.nonce, accepted)
         return await self.output(request.workflow_id) if accepted else None
+
+    async def take_up(self, seq: int, workflow_id: str) -> Any:
+        """Drive a workflow that its client has written itself, then what `output` says."""
+        if seq not in self._core.held:
+            self._consequences.say_created(workflow_id)
+            self._arrive(Recover(seq=seq))
+        return await self.output(workflow_id)
 
     async def run(self, request: SubmitRequest) -> Answer | Outcome:
         """`submit`, then wait for the value; an outcome that is not Accepted comes back as it is."""
@@ -490,6 +506,13 @@ class Executor:
     def _take_up_rested(self, seq: int) -> None:
         self._troubles.rested(seq)
         self._recover_all([seq])
+
+    def _take_up_left(self) -> None:
+        """Take up what is not in memory; again and again, for whoever was to tell of it may have died."""
+        if self._closed:
+            return
+        self._recover_all(self._not_in_memory())
+        self._loop.call_later(_TAKE_UP_EVERY_S, self._take_up_left)
 
     def _not_in_memory(self) -> list[int]:
         with self._folder.kv.read() as txn:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from holdfast.actors import names
 from holdfast.actors.held_runs import SNAPSHOT_SAVES, Held, HeldRuns, change_status
 from holdfast.actors.names import process_setting
+from holdfast.actors.new_workflow import new_row
 from holdfast.actors.operations import (
     Accepted,
     AdmitQueued,
@@ -212,23 +213,7 @@ class ExecutorCore:
             run, step = Run.create(submit.workflow_id, submit.graph, self._runs.now)
         except HoldfastError as error:
             raise Refusal(error) from error
-        row = WorkflowRow(
-            seq=0,
-            workflow_id=submit.workflow_id,
-            status=next_status(
-                WorkflowStatus.NONE,
-                StatusSignal.ADMITTED if admission is Admission.ADMITTED else StatusSignal.QUEUED,
-            ),
-            executor=names.dedicated_executor_name(submit.nonce, 1) if submit.dedicated else self.name,
-            user_metadata=submit.user_metadata,
-            submitted_unix_s=self._runs.now,
-            started_unix_s=self._runs.now if admission is Admission.ADMITTED else None,
-            nonce=submit.nonce,
-            environment=submit.environment,
-            dedicated=submit.dedicated,
-            schedule=submit.schedule,
-        )
-        row = store.create(txn, row)
+        row = store.create(txn, new_row(submit, self.name, admission, self._runs.now))
         if admission is Admission.QUEUED or submit.dedicated:
             # Only the graph of the first step is kept: what it would start is found again when its time comes.
             store.write_records(txn, row, [r for r in step.records if not isinstance(r, TimerSet)][:1])
@@ -251,6 +236,9 @@ class ExecutorCore:
 
     def _submit_known(self, txn: WriteTransaction, submit: Submit, row: WorkflowRow) -> Outcome:
         again = submit.nonce in (row.nonce, row.resumed_by)
+        if again and row.executor == self.name and store.is_held_by(txn, row.seq, self.name):
+            # Whoever wrote it down, and was to tell of it, may have died before that.
+            self._recover(txn, row.seq)
         if again or row.status is WorkflowStatus.SUCCESSFUL:
             return Accepted(seq=row.seq, status=row.status, fresh=again)
         if row.status.active:

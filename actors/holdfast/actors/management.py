@@ -130,6 +130,8 @@ class ManagementActor:
         self._removed = 0
         context = ray.get_runtime_context()
         self._node_id: str = context.get_node_id()
+        # Given to those it makes: to look it up by name is to load its class.
+        self._handle = context.current_actor
         self._platform_id = f"{self._node_id}-{context.get_actor_id()}"
         if was_last_held_by(config.storage, self._platform_id):
             # Ray has started this actor again. The first time, whoever starts the platform is told what is the matter.
@@ -291,7 +293,7 @@ class ManagementActor:
                 max_task_retries=-1,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(self._node_id, soft=False),
             )
-            .remote(name, self._address, self._platform_id, self._config.lease_s)
+            .remote(name, self._address, self._platform_id, self._config.lease_s, self._handle)
         )
 
     @property

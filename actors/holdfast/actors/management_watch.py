@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent import futures
+from typing import Any
 
-import ray
 from ray.exceptions import RayError
 
 from holdfast.actors import names
@@ -32,10 +32,11 @@ class ManagementWatch:
     Args:
         kv: The store, which says which process the management actor is. It is one of this node, as its caller is.
         lease_s: Seconds after which it is ended when it does not answer.
+        management: Its handle, which is the same after Ray has started it again.
     """
 
-    def __init__(self, kv: KeyValueStore, lease_s: float) -> None:
-        self._kv, self._lease_s = kv, lease_s
+    def __init__(self, kv: KeyValueStore, lease_s: float, management: Any) -> None:
+        self._kv, self._lease_s, self._management = kv, lease_s, management
         self._over = threading.Event()
         threading.Thread(target=self._watch, name="holdfast-management-watch", daemon=True).start()
 
@@ -67,12 +68,11 @@ class ManagementWatch:
 
     def _answers(self, within_s: float) -> bool:
         try:
-            management = ray.get_actor(names.MANAGEMENT, namespace=names.NAMESPACE)
             # Not by `ray.get`, for which Ray warns everybody: it does not know that this is no thread of an event loop.
-            management.ping.remote().future().result(within_s)
+            self._management.ping.remote().future().result(within_s)
         except futures.TimeoutError:
             return False
-        except (RayError, ValueError) as error:
+        except RayError as error:
             # It is dead, and being started again or not: there is nothing to end.
             log.debug("the management actor could not be asked: %s", error)
         return True

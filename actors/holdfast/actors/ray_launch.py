@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import ray
@@ -32,18 +32,16 @@ class Launcher:
         folder: The storage folder.
         address: Where it is, for those who are elsewhere.
         executor: Name of the executor.
-
-    Attributes:
-        owner: What workers know this process by, and those that Ray starts in its place.
+        management: Handle of the management actor; None in a process that says nothing to it.
     """
 
-    def __init__(self, folder: StorageFolder, address: StorageAddress, executor: str) -> None:
+    def __init__(self, folder: StorageFolder, address: StorageAddress, executor: str, management: Any = None) -> None:
         self._folder, self.address, self._executor = folder, address, executor
+        self.management = management
         self._stored_code: set[str] = set()
         # Per set of options: `.options()` costs as much as a call.
         self._task_function = lru_cache(maxsize=4096)(partial(self._make_function, run_task))
         self._bundle_function = lru_cache(maxsize=4096)(partial(self._make_function, run_bundle))
-        self.owner: str = ray.get_runtime_context().get_actor_id() or ""
         self._environments = Environments(folder.code)
         self._task_title = task_title(executor, this_process())
 
@@ -73,9 +71,10 @@ class Launcher:
         ask = host.poll if call.event is None else host.acknowledge
         return ask.remote(pack_call(call), standing.mark)
 
-    def management(self) -> Any:
-        """The management actor."""
-        return _actor(names.MANAGEMENT)
+    @cached_property
+    def owner(self) -> str:
+        """What workers know this process by, and those that Ray starts in its place."""
+        return ray.get_runtime_context().get_actor_id() or ""
 
     def lacks(self, code: Mapping[str, bytes]) -> bool:
         """Whether some of this code is not known to be stored."""
@@ -130,8 +129,3 @@ class Launcher:
             )
             .remote()
         )
-
-
-@lru_cache(maxsize=8)
-def _actor(name: str) -> Any:
-    return ray.get_actor(name, namespace=names.NAMESPACE)

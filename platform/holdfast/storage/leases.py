@@ -76,6 +76,11 @@ def held_by(txn: ReadTransaction, executor: str) -> list[int]:
     return [layout.last_part(key) for key, _ in txn.scan(layout.active(executor))]
 
 
+def is_held_by(txn: ReadTransaction, seq: int, executor: str) -> bool:
+    """Whether an executor holds this workflow, or is to take it up."""
+    return txn.get(layout.active(executor, seq)) is not None
+
+
 def holders(txn: ReadTransaction, beginning: str) -> list[str]:
     """Executors that hold a workflow, of those whose names begin so; sorted."""
     return sorted({layout.active_executor(key) for key, _ in txn.scan(layout.active_beginning(beginning))})

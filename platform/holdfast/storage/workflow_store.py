@@ -35,7 +35,16 @@ from holdfast.engine.values import Split, Value
 from holdfast.storage import layout
 from holdfast.storage.inbox_rows import add_event, has_event, last_event, read_inbox, took_event_of
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
-from holdfast.storage.leases import check_lease, current_epoch, held_by, holders, let_go, put_away, take_lease
+from holdfast.storage.leases import (
+    check_lease,
+    current_epoch,
+    held_by,
+    holders,
+    is_held_by,
+    let_go,
+    put_away,
+    take_lease,
+)
 from holdfast.storage.record_codec import (
     UNREADABLE,
     Frame,
@@ -79,6 +88,7 @@ __all__ = [
     "held_by",
     "holders",
     "is_actors",
+    "is_held_by",
     "last_event",
     "leave_queue",
     "let_go",

@@ -18,7 +18,7 @@ from holdfast.actors import names
 from holdfast.actors.client import Platform, fetch
 from holdfast.actors.requests import Answer
 from holdfast.actors.virtual.operations import ActorDone
-from holdfast.actors.virtual.requests import ActorPlace, CallRequest
+from holdfast.actors.virtual.requests import ActorPlace, CallRequest, Taken
 from holdfast.engine.errors import HoldfastError
 
 # Per platform: kinds of hosts that are known to be kept.
@@ -47,11 +47,26 @@ async def read_awaited(platform: Platform, place: ActorPlace, request: CallReque
 
 def start(platform: Platform, place: ActorPlace, request: CallRequest) -> ray.ObjectRef[Any]:
     """Have a call accepted; a reference of its result. The call is durable on return."""
+    if platform.is_local:
+        return _taken(platform, place, request)
     reference = platform.start_at(lambda: _host(platform, place), request)
     if reference is not None:
         return reference
     number = accept(platform, place, request)
     result: ray.ObjectRef[Any] = _host(platform, place).result.remote(replace(request, accepted=number))
+    return result
+
+
+def _taken(platform: Platform, place: ActorPlace, request: CallRequest) -> ray.ObjectRef[Any]:
+    outcome = _ask(platform, place, "take", request)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    assert isinstance(outcome, Taken)
+    if outcome.answer is not None and outcome.answer.error is None:
+        # Over already: to have Ray ask for it once more would cost as much as the call.
+        value: ray.ObjectRef[Any] = ray.put(outcome.answer.value)
+        return value
+    result: ray.ObjectRef[Any] = _host(platform, place).result.remote(replace(request, accepted=outcome.number))
     return result
 
 

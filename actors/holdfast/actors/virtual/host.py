@@ -23,11 +23,12 @@ from holdfast.actors import names
 from holdfast.actors.acknowledgements import Acknowledger
 from holdfast.actors.black_box import BlackBox
 from holdfast.actors.environment import capture_environment
+from holdfast.actors.local_calls import LocalService
 from holdfast.actors.operating_system import this_process
 from holdfast.actors.operations import Elsewhere
 from holdfast.actors.ray_untyped import remote
 from holdfast.actors.requests import Answer
-from holdfast.actors.storage_access import StorageAddress, access
+from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress, access
 from holdfast.actors.values import set_cluster_nonce
 from holdfast.actors.virtual.answers import CallAnswers, sealed_error
 from holdfast.actors.virtual.consequences import Consequences
@@ -49,7 +50,7 @@ from holdfast.actors.virtual.operations import (
 )
 from holdfast.actors.virtual.readers import Readers
 from holdfast.actors.virtual.request_storage import RequestStorage
-from holdfast.actors.virtual.requests import CallRequest
+from holdfast.actors.virtual.requests import CallRequest, Taken
 from holdfast.actors.virtual.runner import Runner
 from holdfast.actors.virtual.sub_workflows import SubWorkflows
 from holdfast.engine.errors import HoldfastError, StorageError, StorageFullError
@@ -112,6 +113,7 @@ class VirtualActorHost:
         )
         self._inbox, self._attempts = consequences.inbox, consequences.attempts
         self._collector = ThreadPoolExecutor(1, thread_name_prefix="holdfast-collector")
+        self._local = LocalService({"call": self.call, "submit": self.submit, "take": self.take, "read": self.read})
         self._closed, self._took_up_s = False, time.monotonic()
         self._wanted: set[str] = set()
         self._early: dict[tuple[int, int], Answer] = {}
@@ -175,6 +177,18 @@ class VirtualActorHost:
         if isinstance(outcome, CallAccepted):
             return ActorDone(seq=outcome.seq, fresh=outcome.fresh, number=outcome.number)
         return outcome
+
+    async def take(self, request: CallRequest) -> Taken | Elsewhere | Exception:
+        """As `submit`; what is over in no time is written once, and its answer given at once."""
+        outcome = await self._accept(request, logged=False)
+        if not isinstance(outcome, CallAccepted):
+            return outcome
+        if not await self._make_durable(outcome, request.nonce):
+            submitted = await self.submit(request)
+            return Taken(number=submitted.number) if isinstance(submitted, ActorDone) else submitted
+        answer = self._early.pop((outcome.seq, outcome.number), None)
+        small = answer is not None and (answer.value is None or answer.value.nbytes <= INLINE_BYTES)
+        return Taken(number=outcome.number, answer=answer if small else None)
 
     async def start(self, request: CallRequest, acknowledge_to: str) -> Any:
         """`submit`, acknowledged over a local socket, then the value.
@@ -298,9 +312,14 @@ class VirtualActorHost:
         """This process's id."""
         return os.getpid()
 
+    async def local_address(self) -> str:
+        """Where processes on this machine may ask, too."""
+        return await self._local.open()
+
     async def close(self) -> None:
         """Write nothing more, and let go of the folder: this process is about to be ended."""
         self._closed = True
+        self._local.close()
         self._inbox.close()
         self._collector.shutdown(wait=False, cancel_futures=True)
         self._lock.release()

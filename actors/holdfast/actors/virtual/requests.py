@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.plain_pickle import PlainPickle
 from holdfast.storage.payload import Payload
+
+if TYPE_CHECKING:
+    from holdfast.actors.requests import Answer
 
 CONSTRUCTOR = "__init__"
 """The method of the call that makes an actor."""
@@ -71,6 +74,19 @@ class CallRequest(PlainPickle):
     made_of: ClassRequest | None = None
     inside: int | None = None
     accepted: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken(PlainPickle):
+    """A call has been accepted, and is durable.
+
+    Attributes:
+        number: Its own; -1 when there was nothing to do.
+        answer: What came of it, when it was over in no time and is small; None: ask for it.
+    """
+
+    number: int
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
