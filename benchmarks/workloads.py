@@ -24,6 +24,8 @@ CHAIN_LENGTH = 200
 FANOUT_WIDTH = 1000
 MANY_WORKFLOWS = 500
 EVENTS = 200
+ARRAYS = 5
+ARRAY_BYTES = 50_000_000
 
 
 @ray.remote
@@ -38,8 +40,24 @@ def total(*values: int) -> int:
     return sum(values)
 
 
+@ray.remote
+def fill() -> Any:
+    """An array of bytes, all 1."""
+    import numpy as np  # noqa: PLC0415 - needed by this workload only
+
+    return np.ones(ARRAY_BYTES, dtype=np.uint8)
+
+
+@ray.remote
+def grow(array: Any) -> Any:
+    """A new array, each byte one more."""
+    return array + 1
+
+
 durable_noop = noop.options(**workflow.options(task_id="noop"))
 durable_total = total.options(**workflow.options(task_id="total"))
+durable_fill = fill.options(**workflow.options(task_id="fill"))
+durable_grow = grow.options(**workflow.options(task_id="grow"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +137,30 @@ def fanout_plain_ray() -> float:
     def work() -> None:
         ref = total.remote(*(noop.remote(at) for at in range(FANOUT_WIDTH)))
         _check(ray.get(ref), sum(range(FANOUT_WIDTH)))
+
+    return _timed(work)
+
+
+def arrays_holdfast() -> float:
+    """Seconds for tasks of which each makes a large array of the one before."""
+
+    def work() -> None:
+        node: Any = durable_fill.bind()
+        for _ in range(ARRAYS - 1):
+            node = durable_grow.bind(node)
+        _check(int(workflow.run(node, workflow_id="arrays")[-1]), ARRAYS)
+
+    return _timed(work)
+
+
+def arrays_plain_ray() -> float:
+    """Seconds for tasks of which each makes a large array of the one before."""
+
+    def work() -> None:
+        ref = fill.remote()
+        for _ in range(ARRAYS - 1):
+            ref = grow.remote(ref)
+        _check(int(ray.get(ref)[-1]), ARRAYS)
 
     return _timed(work)
 
@@ -208,6 +250,13 @@ WORKLOADS: Mapping[str, Workload] = {
         plain_ray=many_plain_ray,
         tasks_per_workflow={f"many-{at}": {"noop": 1} for at in range(MANY_WORKFLOWS)},
         asked_speed=0.12,
+    ),
+    "arrays": Workload(
+        what=f"chain of {ARRAYS} tasks passing arrays of {ARRAY_BYTES // 1_000_000} MB",
+        holdfast=arrays_holdfast,
+        plain_ray=arrays_plain_ray,
+        tasks_per_workflow={"arrays": {"fill": 1, "grow": ARRAYS - 1}},
+        asked_speed=0.6,
     ),
     "event": Workload(
         what=f"event to result of a waiting workflow, against a call of an actor, median of {EVENTS}",

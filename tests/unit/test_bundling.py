@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.actors.bundling import MOST_OUT, MOST_TOGETHER, PROBE_S, SLICE_S, TINY_S, Bundle, Durations, TaskQueue
+from holdfast.actors.bundling import (
+    MOST_OUT,
+    MOST_TOGETHER,
+    OVERDUE_S,
+    PROBE_S,
+    SLICE_S,
+    TINY_S,
+    Bundle,
+    Durations,
+    TaskQueue,
+)
 
 WORKERS = 2
 PLACES = 2 * WORKERS
@@ -116,6 +126,33 @@ def test_a_place_that_is_given_up_goes_to_another_bundle() -> None:
     queue.queue.ended(first)
     queue.put("f", 1)
     assert queue.sizes() == []
+
+
+def test_one_that_is_not_known_and_takes_long_keeps_no_tiny_one_waiting() -> None:
+    queue = Queue(tiny=0.00001)
+    queue.put("outer", PLACES)
+    outer = queue.take(5.0)
+    assert len(outer) == PLACES
+    queue.put("tiny", 3)
+    bundles, again_s = queue.queue.take(WORKERS, 5.001)
+    assert (bundles, again_s) == ([], 5.0 + OVERDUE_S)
+    assert queue.sizes(5.0 + OVERDUE_S) == [3]
+    # And by now it is known.
+    queue.put("outer", 2 * PLACES)
+    assert queue.sizes(5.0 + OVERDUE_S) == [1] * 2 * PLACES
+    for bundle in outer:
+        queue.queue.ended(bundle)
+
+
+def test_a_tiny_one_goes_at_once_beside_one_that_is_not_known() -> None:
+    queue = Queue(tiny=0.00001)
+    queue.put("outer", 1)
+    assert queue.sizes(5.0) == [1]
+    queue.put("tiny", 1)
+    assert queue.sizes(5.001) == [1]
+    queue.put("tiny", 2)
+    bundles, again_s = queue.queue.take(WORKERS, 5.002)
+    assert (bundles, again_s) == ([], 5.0 + OVERDUE_S)
 
 
 def test_what_a_worker_gives_back_goes_before_what_waits() -> None:

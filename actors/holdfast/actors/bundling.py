@@ -26,6 +26,9 @@ SLICE_S = 0.010
 GIVE_BACK_AFTER_S = 2 * SLICE_S
 """A worker that has taken so long gives back what it has not begun."""
 
+OVERDUE_S = 2 * GIVE_BACK_AFTER_S
+"""A bundle that has been out for so long gives up its place, whatever its worker says."""
+
 WORTH_A_BUNDLE_S = 0.001
 """To send a bundle costs about as much as to run tasks for so long: less than that waits for the next one to go."""
 
@@ -70,10 +73,14 @@ class Bundle(Generic[_T]):
     Attributes:
         tasks: In order.
         counts: Whether it takes one of the places of bundles. One that runs longer than it was to gives it up.
+        tiny: Whether its tasks are known to be.
+        begun_s: When it went out.
     """
 
     tasks: list[_T]
     counts: bool
+    tiny: bool = False
+    begun_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -92,6 +99,8 @@ class TaskQueue(Generic[_T]):
     _waiting: deque[_T] = field(default_factory=deque)
     _out: int = 0
     _places_taken: int = 0
+    _tiny_out: int = 0
+    _counting: deque[Bundle[_T]] = field(default_factory=deque)
     _probing_until_s: float = -math.inf
 
     def __len__(self) -> int:
@@ -115,6 +124,7 @@ class TaskQueue(Generic[_T]):
         if bundle.counts:
             bundle.counts = False
             self._places_taken -= 1
+            self._tiny_out -= bundle.tiny
 
     def ended(self, bundle: Bundle[_T]) -> None:
         """A bundle is out no more."""
@@ -132,10 +142,11 @@ class TaskQueue(Generic[_T]):
             Bundles, and when to ask again if nothing ends before; None: not before something ends.
         """
         going: list[Bundle[_T]] = []
+        self._free_overdue(now_s)
         while self._first_wanted() and self._out < MOST_OUT:
             expected_s = self._expected_s(self._waiting[0])
             if workers is None or (expected_s is not None and expected_s > TINY_S):
-                going.append(self._take(1, counts=False))
+                going.append(self._take(1, now_s, counts=False))
                 continue
             free = self._free_places(workers, expected_s)
             if expected_s is None:
@@ -143,12 +154,23 @@ class TaskQueue(Generic[_T]):
                     return going, self._probing_until_s
                 if self._places_taken == 0:
                     self._probing_until_s = now_s + PROBE_S
-                going.append(self._take(1, counts=free > 0))
+                going.append(self._take(1, now_s, counts=free > 0))
             elif free <= 0:
-                break
+                return going, self._counting[0].begun_s + OVERDUE_S
             else:
-                going.append(self._take(self._how_many(free), counts=True))
+                going.append(self._take(self._how_many(free), now_s, counts=True, tiny=True))
         return going, None
+
+    def _free_overdue(self, now_s: float) -> None:
+        """Have nobody wait longer for a bundle that was to be back: it may itself wait for one that waits."""
+        while self._counting and (not self._counting[0].counts or now_s >= self._counting[0].begun_s + OVERDUE_S):
+            bundle = self._counting.popleft()
+            if bundle.counts:
+                self.free_place(bundle)
+                for task in bundle.tasks[:1] if not bundle.tiny else ():
+                    function = self.function_of(task)
+                    if function is not None:
+                        self.durations.note(function, OVERDUE_S)
 
     def _free_places(self, workers: int, expected_s: float | None) -> int:
         """How many bundles may go out now: one, if none is out, and beside others no more than what waits is worth."""
@@ -156,7 +178,7 @@ class TaskQueue(Generic[_T]):
         if expected_s is None:
             return free
         worth = round(len(self._waiting) * expected_s / WORTH_A_BUNDLE_S)
-        return min(free, worth if self._places_taken else max(worth, 1))
+        return min(free, worth if self._tiny_out else max(worth, 1))
 
     def _first_wanted(self) -> bool:
         """Whether there is one to run, which is then the first."""
@@ -181,8 +203,12 @@ class TaskQueue(Generic[_T]):
                 return count
         return len(self._waiting)
 
-    def _take(self, count: int, *, counts: bool) -> Bundle[_T]:
+    def _take(self, count: int, now_s: float, *, counts: bool, tiny: bool = False) -> Bundle[_T]:
         self._out += 1
         self._places_taken += counts
+        self._tiny_out += tiny
         tasks = [self._waiting.popleft() for _ in range(count)]
-        return Bundle([task for task in tasks if self.wanted(task)], counts)
+        bundle = Bundle([task for task in tasks if self.wanted(task)], counts, tiny, now_s)
+        if counts:
+            self._counting.append(bundle)
+        return bundle
