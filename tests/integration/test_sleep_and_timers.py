@@ -91,6 +91,8 @@ def test_a_deadline_survives_the_end_of_the_platform(platform: Path, wid: str) -
 def test_a_deadline_that_passed_while_nothing_ran_does_not_begin_again(platform: Path, wid: str) -> None:
     began = time.time()
     workflow.run_async(now.bind(workflow.sleep(1.0)), workflow_id=wid)
+    # Accepted is not begun.
+    wait_for(lambda: "start_time" in workflow.get_metadata(wid, "workflow.sleep")["stats"], "it sleeps")
     workflow.shutdown()
     workflow.init(str(platform))
     wait_for(lambda: time.time() > began + 1.0, "the deadline has passed")
