@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,3 +77,16 @@ def test_a_writer_that_runs_is_waited_for(tmp_path: Path) -> None:
     with store.write():
         assert release_stopped_writer(tmp_path) is None
     store.close()
+
+
+def test_nobody_looks_at_a_store_that_is_closed(tmp_path: Path) -> None:
+    def watches() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "holdfast-writer-watch"]
+
+    before = watches()
+    first, second = LmdbStore(tmp_path), LmdbStore(tmp_path)
+    (watch,) = set(watches()) - set(before)
+    first.close()
+    assert watch.is_alive()
+    second.close()
+    assert not watch.is_alive()

@@ -175,6 +175,25 @@ def test_another_user_is_not_heard(actor: Actor, caller: LocalCaller, monkeypatc
         caller.call(actor, "echo", 1)
 
 
+def test_beyond_so_many_callers_the_next_goes_another_way(
+    actor: Actor, caller: LocalCaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_calls, "MOST_CONNECTIONS", 1)
+    assert caller.call(actor, "echo", 1) == (1,)
+    refused: list[bool] = []
+
+    def ask() -> None:
+        try:
+            caller.call(actor, "echo", 2)
+        except NotHereError:
+            refused.append(True)
+
+    other = threading.Thread(target=ask)
+    other.start()
+    other.join(10)
+    assert refused == [True]
+
+
 def test_where_nothing_is_offered_it_is_asked_for_now_and_then(actor: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
     now, asked = [0.0], []
     monkeypatch.setattr(local_calls.time, "monotonic", lambda: now[0])

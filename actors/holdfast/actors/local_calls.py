@@ -32,6 +32,9 @@ AVAILABLE = sys.platform == "linux"
 LARGEST_REQUEST = 1 << 20
 """Bytes; what is larger goes through Ray, which moves it without a copy for each of the two."""
 
+MOST_CONNECTIONS = 500
+"""One to each thread that calls. Beyond that callers go through Ray: an actor needs open files for other things."""
+
 _LENGTH = struct.Struct("!Q")
 _CREDENTIALS = struct.Struct("3i")
 _FIND_AGAIN_S = 5.0
@@ -116,6 +119,9 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        if len(self._others) >= MOST_CONNECTIONS:
+            transport.abort()
+            return
         self._others.add(self)
         peer = transport.get_extra_info("socket")
         raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)

@@ -91,12 +91,17 @@ def give_back(environment: Environment) -> None:
         if environment.holders > 0:
             return
         del _registry[environment.identity]
-        environment.watch.close()
         if environment.writer_thread == threading.get_ident():
-            environment.handle.close()
+            _close(environment)
             return
         with environment.writer_lock:
-            environment.handle.close()
+            _close(environment)
+
+
+def _close(environment: Environment) -> None:
+    # Before what it looks at is unmapped; and after a writer that waits, whom it may have to help.
+    environment.watch.close()
+    environment.handle.close()
 
 
 def _identity(path: Path, url: str) -> tuple[int, int]:

@@ -44,11 +44,13 @@ class WriterWatch:
     def __init__(self, folder: Path, waiting_since_s: Callable[[], float]) -> None:
         self._folder, self._waiting_since_s = folder, waiting_since_s
         self._over = threading.Event()
-        threading.Thread(target=self._watch, name="holdfast-writer-watch", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="holdfast-writer-watch", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Look no more. Waits for a look that is under way: it reads what the environment has mapped."""
         self._over.set()
+        self._thread.join()
 
     def _watch(self) -> None:
         while not self._over.wait(_LOOK_EVERY_S):
