@@ -1,7 +1,8 @@
 """Large and deep workflows, and a full store: `python -m benchmarks.scale [NAME ...] [--shrink K]`.
 
-Reports time and the executor's memory (resident and anonymous, MiB) as the workflow goes on, one line of JSON each.
-Memory after the first tenth is what the rest is compared with: it must not grow with what is finished.
+Reports time, and the rate and the executor's memory (resident and anonymous, MiB) as the workflow goes on, one line of
+JSON each. Memory when a tenth of the tasks is finished is what the rest is compared with: it must not grow with what is
+finished. The rates compared are those of a fifth of the tasks after the first tenth, and of the last fifth.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,11 @@ import ray
 from benchmarks.machine import machine_line
 from holdfast import workflow
 from holdfast.engine.transitions import WorkflowStatus
-from holdfast.storage import workflow_store
+from holdfast.storage import layout, workflow_store
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.workflow_row import WorkflowRow
 
-_LOOK_EVERY_S = 1.0
+_LOOK_EVERY_S = 0.5
 _ROWS_IN_A_TRANSACTION = 20_000
 
 
@@ -57,40 +59,68 @@ def grow(rounds: int, total: int) -> Any:
     return workflow.continuation(grow.bind(rounds - 1, add.bind(total, *(same.bind(1) for _ in range(18)))))
 
 
-def deep(shrink: int) -> tuple[Any, int, Any]:
+def deep(shrink: float) -> tuple[Any, int, Any]:
     """A continuation 10,000 deep."""
-    depth = 10_000 // shrink
+    depth = round(10_000 / shrink)
     return go_deep.bind(depth), depth + 1, "bottom"
 
 
-def static(shrink: int) -> tuple[Any, int, Any]:
+def static(shrink: float) -> tuple[Any, int, Any]:
     """A graph of 100,000 tasks in three layers, submitted at once."""
-    width = 99_000 // shrink
+    width = round(99_000 / shrink)
     leaves: list[Any] = [same.bind(1) for _ in range(width)]
     sums: list[Any] = [add.bind(*leaves[at : at + 100]) for at in range(0, width, 100)]
     return add.bind(*sums), width + len(sums) + 1, width
 
 
-def dynamic(shrink: int) -> tuple[Any, int, Any]:
+def dynamic(shrink: float) -> tuple[Any, int, Any]:
     """A graph that grows to 20,000 tasks."""
-    rounds = 1_000 // shrink
+    rounds = round(1_000 / shrink)
     return grow.bind(rounds, 0), rounds * 20 + 1, rounds * 18
 
 
-def run_one(name: str, make: Callable[[int], tuple[Any, int, Any]], shrink: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How far a workflow has come.
+
+    Attributes:
+        at_s: When, by a clock that nobody sets.
+        finished: Tasks that are in the store.
+        mib: The executor's memory.
+    """
+
+    at_s: float
+    finished: int
+    mib: int
+
+
+def run_one(folder: Path, name: str, make: Callable[[float], tuple[Any, int, Any]], shrink: float) -> dict[str, Any]:
     """Run one workflow and look at the executor's memory meanwhile."""
     executor = workflow.platform_status()["executors"][0]["pid"]
     dag, tasks, expected = make(shrink)
+    storage = StorageFolder.open(str(folder), create=False)
     before_mib = resident_mib(executor)
-    began = time.perf_counter()
-    reference = workflow.run_async(dag, workflow_id=name)
-    submitted_s = time.perf_counter() - began
-    seen = [resident_mib(executor)]
-    while not ray.wait([reference], timeout=_LOOK_EVERY_S)[0]:
-        seen.append(resident_mib(executor))
-    assert ray.get(reference) == expected
-    took_s = time.perf_counter() - began
-    first_tenth = seen[: max(1, len(seen) // 10)]
+
+    def look() -> Look:
+        with storage.kv.read() as txn:
+            row = workflow_store.find(txn, name)
+            finished = 0 if row is None else sum(1 for _ in txn.scan(layout.task(row.seq)))
+        return Look(time.perf_counter(), finished, resident_mib(executor))
+
+    try:
+        began = time.perf_counter()
+        reference = workflow.run_async(dag, workflow_id=name)
+        submitted_s = time.perf_counter() - began
+        looks = [look()]
+        while not ray.wait([reference], timeout=_LOOK_EVERY_S)[0]:
+            looks.append(look())
+        assert ray.get(reference) == expected
+        took_s = time.perf_counter() - began
+        looks.append(look())
+    finally:
+        storage.close()
+    after_tenth = [one for one in looks if one.finished >= tasks / 10]
+    early, late = rate(looks, 0.1 * tasks, 0.3 * tasks), rate(looks, 0.8 * tasks, tasks)
     return {
         "workload": name,
         "tasks": tasks,
@@ -98,10 +128,21 @@ def run_one(name: str, make: Callable[[int], tuple[Any, int, Any]], shrink: int)
         "submit_seconds": round(submitted_s, 1),
         "tasks_per_second": round(tasks / took_s),
         "mib_before": before_mib,
-        "mib_after_first_tenth": max(first_tenth),
-        "mib_highest": max(seen),
-        "mib_at_end": resident_mib(executor),
+        "mib_after_first_tenth": after_tenth[0].mib,
+        "mib_highest_after_that": max(one.mib for one in after_tenth),
+        "mib_at_end": looks[-1].mib,
+        "rate_early": round(early),
+        "rate_late": round(late),
+        "rate_ratio": round(late / early, 2),
     }
+
+
+def rate(looks: Sequence[Look], first: float, last: float) -> float:
+    """Tasks finished in a second, between the looks that are nearest to two counts of finished tasks."""
+    begin = min(looks[:-1], key=lambda look: abs(look.finished - first))
+    # Of several with as many the first.
+    end = min((look for look in looks if look.at_s > begin.at_s), key=lambda look: abs(look.finished - last))
+    return (end.finished - begin.finished) / (end.at_s - begin.at_s)
 
 
 def full_store(folder: Path, count: int) -> dict[str, Any]:
@@ -189,7 +230,7 @@ def resident_mib(pid: int) -> int:
     return 0
 
 
-WORKLOADS: dict[str, Callable[[int], tuple[Any, int, Any]]] = {"deep": deep, "static": static, "dynamic": dynamic}
+WORKLOADS: dict[str, Callable[[float], tuple[Any, int, Any]]] = {"deep": deep, "static": static, "dynamic": dynamic}
 STORES: dict[str, tuple[Callable[[Path, int], dict[str, Any]], int]] = {
     "list_all": (full_store, 100_000),
     "removal": (removal, 1_000_000),
@@ -200,7 +241,7 @@ def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join([*WORKLOADS, *STORES])}; default: all")
-    parser.add_argument("--shrink", type=int, default=1, help="make each this many times smaller")
+    parser.add_argument("--shrink", type=float, default=1, help="make each this many times smaller; 0.5: larger")
     asked = parser.parse_args()
     names = asked.names or [*WORKLOADS, *STORES]
     logging.getLogger("holdfast").setLevel(logging.WARNING)
@@ -213,10 +254,10 @@ def main() -> None:
                 folder = Path(scratch) / name
                 if name in STORES:
                     measure, count = STORES[name]
-                    result = measure(folder, count // asked.shrink)
+                    result = measure(folder, round(count / asked.shrink))
                 else:
                     workflow.init(str(folder))
-                    result = run_one(name, WORKLOADS[name], asked.shrink)
+                    result = run_one(folder, name, WORKLOADS[name], asked.shrink)
                 workflow.shutdown()
                 print(json.dumps(result), flush=True)
         finally:
