@@ -425,9 +425,10 @@ def test_the_example_in_the_manual_does_what_it_says(kafka, platform) -> None:
         exec(example.replace("broker1:9092,broker2:9092", kafka.bootstrap_servers), {"__name__": "example"})
         until(lambda: is_read(payments) and is_read(orders))
         kafka.produce(orders, [("order-8", "{}")])
+        # A workflow reads from its submission: what it waits for comes after the message that starts it.
+        until(lambda: "order-order-8" in dict(workflow.list_all()))
         kafka.produce(payments, [("order-7", '{"amount": 10}'), ("order-8", '{"amount": 20}')])
         assert workflow.get_output("settle-order-7") == "order-7 paid 10"
-        until(lambda: "order-order-8" in dict(workflow.list_all()))
         assert workflow.get_output("order-order-8") == "order-8 paid 20"
     finally:
         workflow.init(kafka={"default": default_connection(kafka)})
