@@ -12,12 +12,12 @@ import pytest
 import ray
 from ray.exceptions import WorkerCrashedError
 
-from holdfast.actors.bundle_box import BundleBox, read_box
+from holdfast.actors.bundle_box import BundleBox, box_name, read_box
 from holdfast.actors.running_calls import RunningCalls
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.actors.task_bundle import REPORTED, BundleReply
 from holdfast.actors.task_call import Raised, Reply, Returned, TaskCall
-from holdfast.actors.wire import pack_reply
+from holdfast.actors.wire import pack_reply, unpack_call
 from holdfast.engine.commands import StartTask
 from holdfast.engine.graph import NodeSpec
 from holdfast.engine.signals import Signal, TaskLost
@@ -204,7 +204,7 @@ def test_a_worker_that_dies_takes_nothing_with_it_but_the_task_that_ran(
     async def play() -> None:
         desk, bundle = await with_a_bundle([1, 2, 3])
         if noted is not None:
-            noted(BundleBox(OWNER, bundle.place))
+            noted(BundleBox(OWNER, box_name(bundle.place, 0)))
         bundle.done.set_exception(WorkerCrashedError())
         await turn()
         assert desk.replies == answered
@@ -242,6 +242,97 @@ def test_one_that_is_stopped_while_it_runs_is_ended_when_it_is_the_only_one_left
         await asyncio.wait_for(over, 10)
         assert desk.lost == []
         assert desk.replies == [1]
+
+    asyncio.run(play())
+
+
+async def given_more(desk: Desk, bundle: Sent, *seqs: int) -> list[int]:
+    """A worker that has done its bundle stays, and these follow from that. What it is to run next."""
+    done = BundleReply(replies=[reply(seq) for seq in bundle.numbers], unbegun=())
+    kind = desk.calls.finish(bundle.place, done)
+    assert kind is not None
+    desk.start(*seqs)
+    await turn()
+    return [unpack_call(packed).seq for packed in desk.calls.next_for(bundle.place, kind)]
+
+
+def test_a_worker_that_is_done_runs_what_follows_from_it() -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle([1, 2])
+        out = len(desk.worker.sent)
+        assert await given_more(desk, bundle, 11) == [11]
+        assert desk.replies == [1, 2]
+        second = BundleReply(replies=[reply(11)], unbegun=(), round=1)
+        bundle.done.set_result(second)
+        await turn()
+        assert desk.replies == [1, 2, 11]
+        assert len(desk.worker.sent) == out
+        assert desk.lost == []
+
+    asyncio.run(play())
+
+
+def test_one_for_whom_there_is_nothing_goes_and_what_comes_later_goes_to_another() -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle([1, 2])
+        assert await given_more(desk, bundle) == []
+        bundle.done.set_result(BundleReply(replies=(), unbegun=(), round=1))
+        desk.start(3)
+        await turn()
+        assert desk.worker.sent[-1].numbers == [3]
+        assert desk.replies == [1, 2]
+
+    asyncio.run(play())
+
+
+def test_a_worker_that_did_not_hear_what_is_next_takes_nothing_with_it() -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle([1, 2])
+        assert await given_more(desk, bundle, 11) == [11]
+        # It says once more what it has done, by the ordinary way.
+        bundle.done.set_result(BundleReply(replies=[reply(1), reply(2)], unbegun=()))
+        await turn()
+        assert [seq for sent in desk.worker.sent[3:] for seq in sent.numbers] == [11]
+        assert (desk.replies, desk.lost) == ([1, 2], [])
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(("begun", "ended", "lost"), [(0, 0, []), (1, 0, [11]), (1, 1, [])])
+def test_a_worker_that_dies_over_what_it_was_given_later_loses_what_ran(
+    begun: int, ended: int, lost: list[int]
+) -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle([1, 2])
+        assert await given_more(desk, bundle, 11) == [11]
+        if begun:
+            box = BundleBox(OWNER, box_name(bundle.place, 1))
+            for number in range(begun):
+                box.begin()
+                if number < ended:
+                    box.end(reply(11 + number))
+        bundle.done.set_exception(WorkerCrashedError())
+        await turn()
+        assert desk.lost == lost
+        again = [seq for sent in desk.worker.sent[3:] for seq in sent.numbers]
+        assert sorted([*desk.replies, *desk.lost, *again]) == [1, 2, 11]
+
+    asyncio.run(play())
+
+
+def test_one_that_dies_while_it_stays_leaves_what_follows_to_others() -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle([1, 2])
+        kind = desk.calls.finish(bundle.place, BundleReply(replies=[reply(1), reply(2)], unbegun=()))
+        assert kind is not None
+        desk.start(3)
+        bundle.done.set_exception(WorkerCrashedError())
+        await turn()
+        assert len(desk.worker.sent) == 3
+        assert desk.calls.next_for(bundle.place, kind) == []
+        await turn()
+        assert desk.worker.sent[3].numbers == [3]
+        assert (desk.replies, desk.lost) == ([1, 2], [])
 
     asyncio.run(play())
 

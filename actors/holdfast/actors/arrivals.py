@@ -26,6 +26,7 @@ class Arrivals(Generic[_Operation, _Outcome]):
     ) -> None:
         self._loop, self._work_on = loop, work_on
         self._arrived: list[Arrived[_Operation, _Outcome]] = []
+        self._settling: list[asyncio.Future[None]] = []
 
     def arrive(self, operation: _Operation, waiter: asyncio.Future[_Outcome] | None = None) -> None:
         """Have an operation performed with all that arrives until then.
@@ -44,9 +45,22 @@ class Arrivals(Generic[_Operation, _Outcome]):
         self.arrive(operation, waiter)
         return waiter
 
+    async def settle(self) -> None:
+        """Return when all that has arrived was worked on, whatever came of it."""
+        if self._arrived:
+            settled: asyncio.Future[None] = self._loop.create_future()
+            self._settling.append(settled)
+            await settled
+
     def _work(self) -> None:
         arrived, self._arrived = self._arrived, []
-        self._work_on(arrived)
+        settling, self._settling = self._settling, []
+        try:
+            self._work_on(arrived)
+        finally:
+            for settled in settling:
+                if not settled.done():
+                    settled.set_result(None)
 
 
 def tell(arrived: Sequence[Arrived[_Operation, _Outcome]], outcomes: Iterable[_Outcome]) -> None:

@@ -115,6 +115,16 @@ def read_box(owner: str, place: str) -> Done | None:
     return Done(replies=replies, begun=begun)
 
 
+def box_name(place: str, round_: int) -> str:
+    """What a bundle is known by.
+
+    Args:
+        place: The Ray task that runs it.
+        round_: Which of those that the task was given, one after the other.
+    """
+    return f"{place}r{round_}"
+
+
 def clear_boxes(owner: str) -> None:
     """Remove what was left for one that had this name before."""
     for path in path_of_box(owner, "0").parent.glob(_name(owner, "*")):

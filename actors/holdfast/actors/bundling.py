@@ -100,6 +100,7 @@ class TaskQueue(Generic[_T]):
     _out: int = 0
     _places_taken: int = 0
     _tiny_out: int = 0
+    _staying: int = 0
     _counting: deque[Bundle[_T]] = field(default_factory=deque)
     _probing_until_s: float = -math.inf
 
@@ -109,7 +110,7 @@ class TaskQueue(Generic[_T]):
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing is out."""
-        return not self._waiting and not self._out
+        return not self._waiting and not self._out and not self._staying
 
     def put(self, task: _T) -> None:
         """Have one more wait."""
@@ -118,6 +119,25 @@ class TaskQueue(Generic[_T]):
     def put_back(self, tasks: list[_T]) -> None:
         """Have those wait again that a worker gave back, before all others."""
         self._waiting.extendleft(reversed(tasks))
+
+    def stays(self, bundle: Bundle[_T]) -> None:
+        """The worker of a bundle is done with it, and waits a moment for what follows from that."""
+        self.ended(bundle)
+        self._staying += 1
+
+    def leaves(self) -> None:
+        """A worker that stayed is gone."""
+        self._staying -= 1
+
+    def take_next(self, now_s: float) -> Bundle[_T] | None:
+        """The next bundle for a worker that stays; None when there is nothing for it, and it may go."""
+        self._staying -= 1
+        if not self._first_wanted():
+            return None
+        expected_s = self._expected_s(self._waiting[0])
+        if expected_s is None or expected_s > TINY_S:
+            return None
+        return self._take(self._how_many(1 + self._staying), now_s, counts=True, tiny=True)
 
     def free_place(self, bundle: Bundle[_T]) -> None:
         """A bundle takes longer than it was to: another may be out in its place."""
@@ -143,7 +163,8 @@ class TaskQueue(Generic[_T]):
         """
         going: list[Bundle[_T]] = []
         self._free_overdue(now_s)
-        while self._first_wanted() and self._out < MOST_OUT:
+        # A few are left to the workers that stay.
+        while self._first_wanted() and len(self._waiting) > self._staying and self._out < MOST_OUT:
             expected_s = self._expected_s(self._waiting[0])
             if workers is None or (expected_s is not None and expected_s > TINY_S):
                 going.append(self._take(1, now_s, counts=False))

@@ -121,11 +121,11 @@ class Executor:
         self._launcher = Launcher(self._folder, address, name, management)
         self._files = BroughtFiles(self._folder, self._launcher)
         arrivals: Arrivals[Operation, Outcome] = Arrivals(self._loop, self._work_on)
-        self._arrive, self._operate = arrivals.arrive, arrivals.operate
+        self._arrive, self._operate, self._settle = arrivals.arrive, arrivals.operate, arrivals.settle
         self._closed = False
         clear_boxes(self._launcher.owner)
         self._calls = RunningCalls(self._launcher, name, address, self._replied, self._signalled)
-        self._local = LocalService({"run": self.run, "submit": self.submit, "post": self.post})
+        self._local = LocalService({"run": self.run, "submit": self.submit, "post": self.post, "more": self.more})
         self._firing = asyncio.Lock()
         self._troubles = Troubles()
         self._consequences = Consequences(
@@ -438,6 +438,15 @@ class Executor:
     async def take_back(self, place: str, reply: BundleReply) -> None:
         """A worker tells what is done of a bundle, for one of its tasks takes long; what has not begun waits again."""
         self._calls.take_back(place, reply)
+
+    async def more(self, place: str, reply: BundleReply) -> list[bytes]:
+        """A worker is done with a bundle. The tasks that it is to run next; none: it is to go."""
+        kind = self._calls.finish(place, reply)
+        if kind is None:
+            return []
+        # What follows from what it has done is started in the same turn.
+        await self._settle()
+        return self._calls.next_for(place, kind)
 
     # -- the batch -----------------------------------------------------------------------------------------------
 

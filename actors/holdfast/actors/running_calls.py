@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import ray
 from ray.exceptions import RayActorError
 
-from holdfast.actors.bundle_box import read_box
+from holdfast.actors.bundle_box import box_name, read_box
 from holdfast.actors.bundling import Bundle, Durations, TaskQueue
 from holdfast.actors.error_values import dump_error
 from holdfast.actors.listener_wards import Standing
@@ -57,7 +57,8 @@ class RunningCall:
     Attributes:
         ref: Its reply to come.
         kind: What it asks of Ray; None for a listener call.
-        bundle: The tasks it was started with; None for a listener call.
+        bundle: The tasks it was given last; None for a listener call, and while it is to be given more.
+        round: Which bundle that is.
         assigned: What it has still to report on, in order, by (workflow, task).
         doomed: Those of them that nobody wants any more.
         over: Set when its process is done with it.
@@ -70,6 +71,7 @@ class RunningCall:
     ref: Any
     kind: Kind | None
     bundle: Bundle[Waiting] | None = None
+    round: int = 0
     assigned: dict[tuple[int, int], Waiting] = field(default_factory=dict)
     doomed: set[tuple[int, int]] = field(default_factory=set)
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -230,7 +232,7 @@ class RunningCalls:
             del self._queued[call.seq, call.task]
         row, first = bundle.tasks[0]
         try:
-            if len(bundle.tasks) == 1:
+            if len(bundle.tasks) == 1 and not bundle.tiny:
                 ref = self._launcher.start_task(row, first)
             else:
                 ref = self._launcher.start_bundle(row, [call for _, call in bundle.tasks])
@@ -298,8 +300,12 @@ class RunningCalls:
         if error is not None:
             self._lost(place, call, error)
         elif isinstance(result := done.result(), BundleReply):
-            read_box(self._launcher.owner, place)
-            self._take_bundle(call, result)
+            read_box(self._launcher.owner, box_name(place, call.round))
+            if result.round == call.round:
+                self._take_bundle(call, result)
+            else:
+                # It was not heard which tasks were to be next.
+                self._wait_again(call, list(call.assigned))
         else:
             # No reply: all has been reported on the way; or the attempt was stopped, and ended before it knew.
             self._take_reply(call, unpack_reply(result))
@@ -314,13 +320,14 @@ class RunningCalls:
         if call.listener and self._ask_again(call, error):
             return
         lost = list(call.assigned)
-        if call.bundle is not None and len(call.bundle.tasks) > 1:
-            done = read_box(self._launcher.owner, place)
+        if call.bundle is not None and (call.bundle.tiny or len(call.bundle.tasks) > 1):
+            done = read_box(self._launcher.owner, box_name(place, call.round))
             if done is not None:
                 self._take_replies(call, done.replies)
             # In their order. Of those that nobody wants any more one may have been running.
             left = [key for key in map(_key_of, call.bundle.tasks) if key in call.assigned or key in call.doomed]
-            ran = done is None or done.begun > len(done.replies)
+            # One that was given more would have noted it.
+            ran = call.round == 0 if done is None else done.begun > len(done.replies)
             lost = [key for key in left[:ran] if key in call.assigned]
             self._wait_again(call, [key for key in left[ran:] if key in call.assigned])
         for key in lost:
@@ -330,7 +337,7 @@ class RunningCalls:
     def take_back(self, place: str, reply: BundleReply) -> None:
         """A task of a bundle takes longer than it was to: what is done is done, and what has not begun waits again."""
         call = self._calls.get(place)
-        if call is None or call.kind is None or call.bundle is None:
+        if call is None or call.kind is None or call.bundle is None or reply.round != call.round:
             return
         self._take_bundle(call, reply)
         busy = next(iter(call.assigned.values()), None)
@@ -342,6 +349,45 @@ class RunningCalls:
         self._launch_soon(call.kind)
         if call.doomed and not call.assigned:
             ray.cancel(call.ref, force=True)
+
+    def finish(self, place: str, reply: BundleReply) -> Kind | None:
+        """A worker is done with a bundle, and stays for what follows from it: `next_for` has to be asked after that.
+
+        Returns:
+            Of which kind the next may be; None when it is to go.
+        """
+        call = self._calls.get(place)
+        if call is None or call.kind is None or call.bundle is None or reply.round != call.round:
+            return None
+        read_box(self._launcher.owner, box_name(place, call.round))
+        self._take_bundle(call, reply)
+        for key in call.assigned:
+            self._of_task.pop(key, None)
+        call.assigned.clear()
+        call.doomed.clear()
+        self._queue_of(call.kind).stays(call.bundle)
+        call.bundle, call.round = None, call.round + 1
+        call.seqs.clear()
+        _tell_waiters(call)
+        return call.kind
+
+    def next_for(self, place: str, kind: Kind) -> list[bytes]:
+        """The tasks that a worker which stays is to run next; none: it is to go."""
+        call, queue = self._calls.get(place), self._queue_of(kind)
+        # What is not for it has waited for this.
+        self._launch_soon(kind)
+        if call is None:
+            queue.leaves()
+            return []
+        call.bundle = queue.take_next(self._loop.time())
+        if call.bundle is None:
+            return []
+        for row, task in call.bundle.tasks:
+            del self._queued[task.seq, task.task]
+            call.assigned[task.seq, task.task] = row, task
+            self._of_task[task.seq, task.task] = place
+            call.seqs.add(task.seq)
+        return [pack_call(task) for _, task in call.bundle.tasks]
 
     def _take_bundle(self, call: RunningCall, reply: BundleReply) -> None:
         self._take_replies(call, reply.replies)

@@ -33,11 +33,13 @@ class BundleReply:
         replies: Of the tasks that have ended, packed, in order; `REPORTED` for those the executor has already.
         unbegun: Which are given back.
         busy_s: For how long the task has run that goes on; 0.0 when none does.
+        round: Which of the bundles that the worker was given, one after the other.
     """
 
     replies: Sequence[bytes]
     unbegun: Sequence[Key]
     busy_s: float = 0.0
+    round: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -48,11 +50,13 @@ class OpenBundle:
         keys: Of its tasks, in order.
         give_back: Tells the executor what is done and what is given back; called once at most, by the watcher.
         slice_s: Seconds after which what has not begun is given back.
+        round: Which bundle of the worker it is.
     """
 
     keys: Sequence[Key]
     give_back: Callable[[BundleReply], object]
     slice_s: float
+    round: int = 0
     _todo: deque[int] = field(init=False)
     _replies: list[bytes] = field(default_factory=list)
     _given_back: list[Key] = field(default_factory=list)
@@ -85,7 +89,7 @@ class OpenBundle:
         finally:
             self._over.set()
         with self._lock:
-            return BundleReply(replies=tuple(self._replies), unbegun=tuple(self._given_back))
+            return BundleReply(replies=tuple(self._replies), unbegun=tuple(self._given_back), round=self.round)
 
     def _begin(self, box: BundleBox | None) -> int | None:
         with self._lock:
@@ -106,5 +110,6 @@ class OpenBundle:
                 replies=tuple(self._replies),
                 unbegun=tuple(self._given_back),
                 busy_s=time.monotonic() - self._begun_s,
+                round=self.round,
             )
         self.give_back(told)

@@ -21,13 +21,14 @@ from typing import Any
 import ray
 
 from holdfast.actors import names
-from holdfast.actors.bundle_box import LARGEST_NOTED, BundleBox
+from holdfast.actors.bundle_box import LARGEST_NOTED, BundleBox, box_name
 from holdfast.actors.bundling import GIVE_BACK_AFTER_S
 from holdfast.actors.carried_modules import import_here, prepare_imports
 from holdfast.actors.code import BOOK
 from holdfast.actors.error_values import dump_error, load_error
 from holdfast.actors.graph_builder import build, refuse_node
 from holdfast.actors.load_context import LoadContext, load
+from holdfast.actors.local_calls import LocalCaller, NotHereError
 from holdfast.actors.nodes import TaskRefNode, is_actor_node, is_task
 from holdfast.actors.ray_repeats import refuse_repetition
 from holdfast.actors.storage_access import StorageAccess, access, object_blob, object_keys, portable
@@ -42,6 +43,9 @@ from holdfast.engine.graph import Graph
 from holdfast.engine.values import Split, Value
 from holdfast.storage.payload import Payload
 from holdfast.storage.record_codec import Blob, Referring
+
+_STAYS_S = 1.0
+"""A worker goes back to Ray after so long, whatever there is to do: others wait for its CPU."""
 
 
 def run_task(packed_call: bytes) -> Reply | bytes | None:
@@ -67,7 +71,7 @@ def run_bundle(owner: str, packed_calls: Sequence[bytes]) -> BundleReply:
         packed_calls: The tasks, of one executor.
 
     Returns:
-        What came of them.
+        What came of them, unless the executor was told, and gave it others to run.
 
     Raises:
         RepeatedByRayError: Ray runs it again by itself. Nothing of the user's is loaded.
@@ -75,9 +79,25 @@ def run_bundle(owner: str, packed_calls: Sequence[bytes]) -> BundleReply:
     refuse_repetition()
     calls = [unpack_call(packed) for packed in packed_calls]
     _prepare(calls[0])
-    executor, place = _executor(calls[0].executor), _place()
+    executor, place, until_s, round_ = _executor(calls[0].executor), _place(), time.monotonic() + _STAYS_S, 0
     is_near = ray.get_runtime_context().get_node_id() == calls[0].storage.node_id
-    box = BundleBox(owner, place) if is_near else None
+    while True:
+        reply = _run_bundle(owner, place, round_, is_near, calls)
+        if not is_near or time.monotonic() > until_s:
+            return reply
+        try:
+            following = _local.call(executor, "more", place, reply)
+        except NotHereError:
+            return reply
+        round_ += 1
+        if not following:
+            return BundleReply(replies=(), unbegun=(), round=round_)
+        calls = [unpack_call(packed) for packed in following]
+
+
+def _run_bundle(owner: str, place: str, round_: int, is_near: bool, calls: Sequence[TaskCall]) -> BundleReply:
+    box = BundleBox(owner, box_name(place, round_)) if is_near else None
+    executor = _executor(calls[0].executor)
 
     def run_one(number: int) -> bytes:
         reply = _run_with_followers(calls[number])
@@ -92,8 +112,17 @@ def run_bundle(owner: str, packed_calls: Sequence[bytes]) -> BundleReply:
         [(call.seq, call.task, call.attempt) for call in calls],
         lambda told: executor.take_back.remote(place, told),
         GIVE_BACK_AFTER_S,
+        round_,
     )
     return bundle.run(run_one, box)
+
+
+def _local_address(executor: Any) -> str:
+    address: str = ray.get(executor.local_address.remote())
+    return address
+
+
+_local = LocalCaller(_local_address)
 
 
 def _prepare(call: TaskCall) -> None:
