@@ -125,7 +125,9 @@ class Executor:
         self._closed = False
         clear_boxes(self._launcher.owner)
         self._calls = RunningCalls(self._launcher, name, address, self._replied, self._signalled)
-        self._local = LocalService({"run": self.run, "submit": self.submit, "post": self.post, "more": self.more})
+        self._local = LocalService(
+            {"run": self.run, "submit": self.submit, "post": self.post, "more": self.more, "report": self.report}
+        )
         self._firing = asyncio.Lock()
         self._troubles = Troubles()
         self._consequences = Consequences(

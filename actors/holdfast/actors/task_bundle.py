@@ -9,6 +9,7 @@ nobody would find it each task is reported before the next begins.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -61,7 +62,6 @@ class OpenBundle:
     _replies: list[bytes] = field(default_factory=list)
     _given_back: list[Key] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _over: threading.Event = field(default_factory=threading.Event)
     _begun_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -77,8 +77,7 @@ class OpenBundle:
         Returns:
             All that came of it, what the executor was told before included: a message may be lost.
         """
-        watcher = threading.Thread(target=self._watch, name="holdfast-bundle", daemon=True)
-        watcher.start()
+        _watcher.watch(self, time.monotonic() + self.slice_s)
         try:
             while (place := self._begin(box)) is not None:
                 reply = run_one(place)
@@ -87,7 +86,7 @@ class OpenBundle:
                         box.end(reply)
                     self._replies.append(reply)
         finally:
-            self._over.set()
+            _watcher.forget(self)
         with self._lock:
             return BundleReply(replies=tuple(self._replies), unbegun=tuple(self._given_back), round=self.round)
 
@@ -100,9 +99,8 @@ class OpenBundle:
                 box.begin()
             return self._todo.popleft()
 
-    def _watch(self) -> None:
-        if self._over.wait(self.slice_s):
-            return
+    def give_back_rest(self) -> None:
+        """It takes too long: tell what is done, and give back what has not begun."""
         with self._lock:
             self._given_back += (self.keys[place] for place in self._todo)
             self._todo.clear()
@@ -113,3 +111,54 @@ class OpenBundle:
                 round=self.round,
             )
         self.give_back(told)
+
+
+class _Watcher:
+    """Looks after the bundle that runs in this process: one thread for all of them, one after the other.
+
+    To start a thread for each would cost as much as a tiny task. It sleeps until the time of the bundle that it saw
+    last, and looks then which one runs, so that most bundles come and go without waking it.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._bundle: OpenBundle | None = None
+        self._due_s = 0.0
+        self._idle = False
+        self._process = 0
+
+    def watch(self, bundle: OpenBundle, due_s: float) -> None:
+        """Have a bundle give back what it has not begun at a time, by the monotonic clock."""
+        with self._changed:
+            self._bundle, self._due_s = bundle, due_s
+            if self._process != os.getpid():
+                self._process = os.getpid()
+                threading.Thread(target=self._watch, name="holdfast-bundle", daemon=True).start()
+            elif self._idle:
+                self._changed.notify()
+
+    def forget(self, bundle: OpenBundle) -> None:
+        """A bundle is over."""
+        with self._changed:
+            if self._bundle is bundle:
+                self._bundle = None
+
+    def _watch(self) -> None:
+        while True:
+            self._next_due().give_back_rest()
+
+    def _next_due(self) -> OpenBundle:
+        with self._changed:
+            while True:
+                if self._bundle is None:
+                    self._idle = True
+                    self._changed.wait()
+                    self._idle = False
+                elif (left_s := self._due_s - time.monotonic()) > 0:
+                    self._changed.wait(left_s)
+                else:
+                    due, self._bundle = self._bundle, None
+                    return due
+
+
+_watcher = _Watcher()

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -80,7 +81,7 @@ def run_bundle(owner: str, packed_calls: Sequence[bytes]) -> BundleReply:
     calls = [unpack_call(packed) for packed in packed_calls]
     _prepare(calls[0])
     executor, place, until_s, round_ = _executor(calls[0].executor), _place(), time.monotonic() + _STAYS_S, 0
-    is_near = ray.get_runtime_context().get_node_id() == calls[0].storage.node_id
+    is_near = _is_near(calls[0].storage.node_id)
     while True:
         reply = _run_bundle(owner, place, round_, is_near, calls)
         if not is_near or time.monotonic() > until_s:
@@ -105,7 +106,7 @@ def _run_bundle(owner: str, place: str, round_: int, is_near: bool, calls: Seque
         if box is not None and isinstance(packed, bytes) and len(packed) <= LARGEST_NOTED:
             return packed
         if reply is not None:
-            _report(calls[number].executor, reply)
+            _report(calls[number], reply)
         return REPORTED
 
     bundle = OpenBundle(
@@ -140,14 +141,25 @@ def _run_with_followers(call: TaskCall) -> Reply | None:
         in_place = isinstance(reply, Continued) and any(node.options.in_place for node in reply.graph.nodes)
         if not (current.hold or in_place or todo or current is not call):
             return reply
-        todo.extend(_report(current.executor, reply))
+        todo.extend(_report(current, reply))
     return None
 
 
-def _report(executor: str, reply: Reply) -> Sequence[TaskCall]:
+def _report(call: TaskCall, reply: Reply) -> Sequence[TaskCall]:
     """Have a reply made durable; the tasks to run here next."""
-    following: Sequence[bytes] = ray.get(_executor(executor).report.remote(_place(), reply))
+    executor, following = _executor(call.executor), None
+    if _is_near(call.storage.node_id):
+        with suppress(NotHereError):
+            following = _local.call(executor, "report", _place(), reply)
+    if following is None:
+        following = ray.get(executor.report.remote(_place(), reply))
     return [unpack_call(packed) for packed in following]
+
+
+@lru_cache(maxsize=8)
+def _is_near(node_id: str) -> bool:
+    """Whether this process is on the node of the storage folder."""
+    return bool(ray.get_runtime_context().get_node_id() == node_id)
 
 
 @lru_cache(maxsize=64)
