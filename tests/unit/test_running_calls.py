@@ -12,7 +12,7 @@ import pytest
 import ray
 from ray.exceptions import WorkerCrashedError
 
-from holdfast.actors.bundle_box import BundleBox, box_name, read_box
+from holdfast.actors.bundle_box import BundleBox, read_box
 from holdfast.actors.running_calls import RunningCalls
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.actors.task_bundle import REPORTED, BundleReply
@@ -204,7 +204,7 @@ def test_a_worker_that_dies_takes_nothing_with_it_but_the_task_that_ran(
     async def play() -> None:
         desk, bundle = await with_a_bundle([1, 2, 3])
         if noted is not None:
-            noted(BundleBox(OWNER, box_name(bundle.place, 0)))
+            noted(BundleBox(OWNER, bundle.place))
         bundle.done.set_exception(WorkerCrashedError())
         await turn()
         assert desk.replies == answered
@@ -306,7 +306,8 @@ def test_a_worker_that_dies_over_what_it_was_given_later_loses_what_ran(
         desk, bundle = await with_a_bundle([1, 2])
         assert await given_more(desk, bundle, 11) == [11]
         if begun:
-            box = BundleBox(OWNER, box_name(bundle.place, 1))
+            box = BundleBox(OWNER, bundle.place)
+            box.next_round()
             for number in range(begun):
                 box.begin()
                 if number < ended:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_HEAD = struct.Struct("<qqq")  # the task begun last, how many ended, bytes of their replies
+_HEAD = struct.Struct("<qqqq")  # which bundle, the task begun last, how many ended, bytes of their replies
 _LENGTH = struct.Struct("<q")
 _SIZE = 1 << 18
 
@@ -57,7 +57,13 @@ class BundleBox:
             self._map = mmap.mmap(descriptor, _SIZE)
         finally:
             os.close(descriptor)
+        self._round = self._begun = self._ended = self._bytes = 0
+
+    def next_round(self) -> None:
+        """The worker was given another bundle: what it did of the one before is known."""
+        self._round += 1
         self._begun = self._ended = self._bytes = 0
+        self._write_head()
 
     def begin(self) -> None:
         """The next task begins."""
@@ -88,11 +94,16 @@ class BundleBox:
             self._path.unlink()
 
     def _write_head(self) -> None:
-        _HEAD.pack_into(self._map, 0, self._begun, self._ended, self._bytes)
+        _HEAD.pack_into(self._map, 0, self._round, self._begun, self._ended, self._bytes)
 
 
-def read_box(owner: str, place: str) -> Done | None:
+def read_box(owner: str, place: str, round_: int = 0) -> Done | None:
     """How far the worker of a bundle came that is no more, and remove what it left.
+
+    Args:
+        owner: Whoever sent the bundle.
+        place: What it is known by.
+        round_: Which of the bundles that the worker was given, one after the other.
 
     Returns:
         None when it has left nothing: it never began, had told all, or was on another machine.
@@ -106,23 +117,16 @@ def read_box(owner: str, place: str) -> Done | None:
     if len(content) < _SIZE:
         # It died while it made the file: before any task.
         return Done(replies=(), begun=0)
-    begun, ended, _ = _HEAD.unpack_from(content)
+    noted, begun, ended, _ = _HEAD.unpack_from(content)
+    if noted != round_:
+        # It did not hear of this one.
+        return Done(replies=(), begun=0)
     replies, at = [], _HEAD.size
     for _ in range(ended):
         (length,) = _LENGTH.unpack_from(content, at)
         replies.append(content[at + _LENGTH.size : at + _LENGTH.size + length])
         at += _LENGTH.size + length
     return Done(replies=replies, begun=begun)
-
-
-def box_name(place: str, round_: int) -> str:
-    """What a bundle is known by.
-
-    Args:
-        place: The Ray task that runs it.
-        round_: Which of those that the task was given, one after the other.
-    """
-    return f"{place}r{round_}"
 
 
 def clear_boxes(owner: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import ray
 from ray.exceptions import RayActorError
 
-from holdfast.actors.bundle_box import box_name, read_box
+from holdfast.actors.bundle_box import read_box
 from holdfast.actors.bundling import Bundle, Durations, TaskQueue
 from holdfast.actors.error_values import dump_error
 from holdfast.actors.listener_wards import Standing
@@ -300,7 +300,7 @@ class RunningCalls:
         if error is not None:
             self._lost(place, call, error)
         elif isinstance(result := done.result(), BundleReply):
-            read_box(self._launcher.owner, box_name(place, call.round))
+            read_box(self._launcher.owner, place)
             if result.round == call.round:
                 self._take_bundle(call, result)
             else:
@@ -321,7 +321,7 @@ class RunningCalls:
             return
         lost = list(call.assigned)
         if call.bundle is not None and (call.bundle.tiny or len(call.bundle.tasks) > 1):
-            done = read_box(self._launcher.owner, box_name(place, call.round))
+            done = read_box(self._launcher.owner, place, call.round)
             if done is not None:
                 self._take_replies(call, done.replies)
             # In their order. Of those that nobody wants any more one may have been running.
@@ -359,7 +359,6 @@ class RunningCalls:
         call = self._calls.get(place)
         if call is None or call.kind is None or call.bundle is None or reply.round != call.round:
             return None
-        read_box(self._launcher.owner, box_name(place, call.round))
         self._take_bundle(call, reply)
         for key in call.assigned:
             self._of_task.pop(key, None)

@@ -22,7 +22,7 @@ from typing import Any
 import ray
 
 from holdfast.actors import names
-from holdfast.actors.bundle_box import LARGEST_NOTED, BundleBox, box_name
+from holdfast.actors.bundle_box import LARGEST_NOTED, BundleBox
 from holdfast.actors.bundling import GIVE_BACK_AFTER_S
 from holdfast.actors.carried_modules import import_here, prepare_imports
 from holdfast.actors.code import BOOK
@@ -82,22 +82,23 @@ def run_bundle(owner: str, packed_calls: Sequence[bytes]) -> BundleReply:
     _prepare(calls[0])
     executor, place, until_s, round_ = _executor(calls[0].executor), _place(), time.monotonic() + _STAYS_S, 0
     is_near = _is_near(calls[0].storage.node_id)
+    box = BundleBox(owner, place) if is_near else None
     while True:
-        reply = _run_bundle(owner, place, round_, is_near, calls)
-        if not is_near or time.monotonic() > until_s:
+        reply = _run_bundle(calls, place, round_, box)
+        if box is None or time.monotonic() > until_s:
             return reply
         try:
             following = _local.call(executor, "more", place, reply)
         except NotHereError:
             return reply
         round_ += 1
+        box.next_round()
         if not following:
             return BundleReply(replies=(), unbegun=(), round=round_)
         calls = [unpack_call(packed) for packed in following]
 
 
-def _run_bundle(owner: str, place: str, round_: int, is_near: bool, calls: Sequence[TaskCall]) -> BundleReply:
-    box = BundleBox(owner, box_name(place, round_)) if is_near else None
+def _run_bundle(calls: Sequence[TaskCall], place: str, round_: int, box: BundleBox | None) -> BundleReply:
     executor = _executor(calls[0].executor)
 
     def run_one(number: int) -> bytes:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.plain_pickle import PlainPickle
 from holdfast.storage.payload import Payload
-
-if TYPE_CHECKING:
-    from holdfast.actors.requests import Answer
 
 CONSTRUCTOR = "__init__"
 """The method of the call that makes an actor."""
@@ -82,11 +79,11 @@ class Taken(PlainPickle):
 
     Attributes:
         number: Its own; -1 when there was nothing to do.
-        answer: What came of it, when it was over in no time and is small; None: ask for it.
+        followed: Whether `follow` has its value, if that was asked for.
     """
 
     number: int
-    answer: Answer | None = None
+    followed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
