@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 import ray
@@ -14,6 +15,7 @@ from holdfast.actors.task_options import (
     check_options,
     is_retryable,
     load_ray_options,
+    max_calls,
     resolve,
 )
 from holdfast.engine.retry import RetryBudget, RetryPolicy
@@ -173,10 +175,23 @@ def test_a_retry_that_makes_no_sense_is_refused(bad) -> None:
 
 
 def test_only_rays_own_options_go_on_to_ray() -> None:
-    function = ray.remote(num_cpus=0.5, max_retries=2, memory=1000, max_calls=3, num_returns=1)(plain)
+    function = ray.remote(num_cpus=0.5, max_retries=2, memory=1000, num_returns=1)(plain)
     node = function.options(name="shown", **WorkflowOptions(task_id="t")).bind()
     assert load_ray_options(resolved(node).options.ray_options) == {"num_cpus": 0.5, "memory": 1000}
     assert resolved(ray.remote(plain).bind()).options.ray_options == b""
+
+
+@pytest.mark.parametrize(
+    ("ray_options", "limit"),
+    [({}, 0), ({"max_calls": 3}, 3), ({"max_calls": 0}, 0), ({"num_gpus": 1}, 1), ({"num_gpus": 1, "max_calls": 0}, 0)],
+    ids=str,
+)
+def test_how_often_a_worker_may_run_a_function_goes_on_to_ray(ray_options: dict[str, Any], limit: int) -> None:
+    function = ray.remote(num_cpus=1, **ray_options)(plain)
+    named = function.options(**WorkflowOptions(task_id="t"))
+    for node in (function.bind(), function.options(num_cpus=2).bind(), named.bind()):
+        assert max_calls(resolved(node).options.ray_options) == limit
+    assert resolved(named.bind()).task_id == "t"
 
 
 def test_several_returns_are_refused() -> None:

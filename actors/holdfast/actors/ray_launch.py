@@ -18,7 +18,7 @@ from holdfast.actors.ray_repeats import RAY_RETRIES
 from holdfast.actors.ray_untyped import actor_class
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.actors.task_call import TaskCall
-from holdfast.actors.task_options import load_ray_options
+from holdfast.actors.task_options import load_ray_options, max_calls
 from holdfast.actors.task_runner import run_bundle, run_task
 from holdfast.actors.wire import pack_call
 from holdfast.storage.folder import StorageFolder
@@ -50,7 +50,10 @@ class Launcher:
         if row.environment:
             # Each time: a cluster may have forgotten the packages since the function was made.
             self._environments.load(row.environment)
-        function = self._task_function(call.node.options.ray_options, row.environment)
+        ray_options = call.node.options.ray_options
+        # Ray counts the runs of each of its functions.
+        counted = call.node.function if max_calls(ray_options) else ""
+        function = self._task_function(ray_options, row.environment, counted)
         return function.remote(pack_call(call))
 
     def start_bundle(self, row: WorkflowRow, calls: Sequence[TaskCall]) -> Any:
@@ -95,15 +98,17 @@ class Launcher:
         """Make a job's environment durable; its hash."""
         return self._environments.store(captured)
 
-    def _make_function(self, runs: Any, ray_options: bytes, environment: str) -> Any:
+    def _make_function(self, runs: Any, ray_options: bytes, environment: str, _counted: str = "") -> Any:
         options = load_ray_options(ray_options)
         # Retries are counted by the engine, whatever the user's options say to Ray.
         options.update(RAY_RETRIES)
+        limit = options.pop("max_calls", 0)
         options["name"] = self._task_title
         if environment:
             own = options.get("runtime_env") or {}
             options["runtime_env"] = merge_environments(self._environments.load(environment), own)
-        return ray.remote(runs).options(**options)
+        made: Any = ray.remote(max_calls=limit)(runs)
+        return made.options(**options)
 
     def listener_host(self, environment: str, ward: int = 0) -> Any:
         """The process that runs users' listeners, and names workflows, in a runtime environment.

@@ -39,7 +39,7 @@ ACCEPTED = (
     "retry",
 )
 _DEFAULT_MAX_RETRIES = 3
-_LABELS = "_labels"
+_LABELS, _MAX_CALLS = "_labels", "max_calls"
 # Without type hints.
 _cloudpickle: Any = ray.cloudpickle
 # Ray options that say nothing about where and how a task runs, or that Holdfast decides itself.
@@ -50,7 +50,6 @@ _NOT_FORWARDED = frozenset(
         "max_retries",
         "retry_exceptions",
         "name",
-        "max_calls",
         "_generator_backpressure_num_objects",
         "_num_objects_per_yield",
     }
@@ -275,7 +274,7 @@ def resolve(given: Mapping[str, Any], ray_options: Mapping[str, Any], *, step_ap
             retry=retry.policy() if retry is not None else None,
             timeout_s=float(asked["timeout_s"]) if "timeout_s" in asked else None,
             metadata=asked.get("metadata", {}),
-            ray_options=_pickle_ray_options(ray_options),
+            ray_options=_pickle_ray_options(ray_options, asked.get(_MAX_CALLS, ray_options.get(_MAX_CALLS))),
             exception_filter=_pickle_filter(kinds, retry),
         ),
     )
@@ -290,18 +289,29 @@ def _budget(retries: int | None, kinds: Any, *, step_api: bool) -> RetryBudget:
     return RetryBudget(deaths=deaths, errors=deaths if kinds else 0, shared=True)
 
 
-def _pickle_ray_options(ray_options: Mapping[str, Any]) -> bytes:
+def _pickle_ray_options(ray_options: Mapping[str, Any], max_calls: int | None) -> bytes:
     kept = {key: value for key, value in ray_options.items() if key not in _NOT_FORWARDED and value is not None}
     labels = dict(ray_options.get(_LABELS) or {})
     if labels:
         kept[_LABELS] = labels
+    kept.pop(_MAX_CALLS, None)
+    if max_calls:
+        # 0 says that there is no limit.
+        kept[_MAX_CALLS] = max_calls
     return bytes(_cloudpickle.dumps(kept, protocol=5)) if kept else b""
 
 
 def load_ray_options(pickled: bytes) -> dict[str, Any]:
-    """The Ray options of a task, ready for `.options(**...)` of a remote function."""
+    """The Ray options of a task, ready for `ray.remote`; all but `max_calls` for `.options` of a remote function."""
     options: dict[str, Any] = pickle.loads(pickled) if pickled else {}
     return options
+
+
+@lru_cache(maxsize=4096)
+def max_calls(ray_options: bytes) -> int:
+    """After how many runs of a function its worker is to end; 0 for no limit."""
+    limit: int = load_ray_options(ray_options).get(_MAX_CALLS, 0)
+    return limit
 
 
 def workers_for(ray_options: bytes, cpus: float) -> int | None:
@@ -348,6 +358,8 @@ def _merge(older: Any, newer: Any) -> _CarryingLabels:
 def _patch() -> None:
     """Have Ray merge workflow options with those of the decorator, and submit labels without them.
 
+    `max_calls` of the decorator rides along, for `.options()` would lose it.
+
     Ray's submission takes a plain dict of labels only, so what carries options is replaced there by the
     user's own labels.
     """
@@ -362,6 +374,11 @@ def _patch() -> None:
             older, newer = self._default_options.get(_LABELS), task_options[_LABELS]
             if isinstance(older, _CarryingLabels) or isinstance(newer, _CarryingLabels):
                 task_options[_LABELS] = _merge(older, newer)
+        limit = self._default_options.get(_MAX_CALLS)
+        if limit:
+            # Ray forgets it here, for what it submits itself knows it by other means.
+            labels = task_options.get(_LABELS, self._default_options.get(_LABELS))
+            task_options[_LABELS] = _merge(labels, _CarryingLabels({}, {_MAX_CALLS: limit}))
         return plain_options(self, **task_options)
 
     @functools.wraps(plain_remote)
