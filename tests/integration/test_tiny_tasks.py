@@ -13,6 +13,8 @@ import ray
 from holdfast import workflow
 from tests.integration.leftovers import until
 
+pytestmark = pytest.mark.usefixtures("platform")
+
 WAIT_S = 60.0
 
 

@@ -37,12 +37,14 @@ from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.values import Split
 from holdfast.storage import layout, snapshots
 from holdfast.storage import workflow_store as store
+from holdfast.storage.interface import KeyValueStore
 from holdfast.storage.memory import Operation as Write
 from holdfast.storage.workflow_row import WorkflowRow
+from tests.simulation import world
 from tests.simulation.disk import Fate
 from tests.simulation.generator import Program
 from tests.simulation.simulate import MakeWorld, make_world
-from tests.simulation.world import Shell, World
+from tests.simulation.world import RunsAhead, Shell, World
 
 ROOMS = (admission, failing, finishing, leaving, reading, restoring, retrying, starting, engine_run)
 """Where the engine decides: what a fault replaces is replaced in all of them."""
@@ -341,7 +343,31 @@ def _keep_used_up(patch: pytest.MonkeyPatch) -> None:
     _replace(patch, "forget_if_unused", lambda state, task: None)
 
 
+# -- workers that run ahead --------------------------------------------------------------------------------------------
+
+
+def _log_under_any_lease(patch: pytest.MonkeyPatch) -> None:
+    def log(kv: KeyValueStore, seq: int, epoch: int, workflow_id: str, record: TaskFinished) -> None:
+        with kv.write() as txn:
+            row = store.get(txn, seq)
+            assert row is not None
+            store.write_records(txn, row, [record])
+
+    patch.setattr(world, "log_ahead", log)
+
+
+def _go_on_unlogged(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RunsAhead, "log", lambda *_: True)
+
+
+def _start_again_what_was_begun(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Shell, "_ran_ahead", lambda *_: False)
+
+
 FAULTS = (
+    Fault("a worker logs under a lease that is gone", _log_under_any_lease),
+    Fault("a worker goes on before it has logged", _go_on_unlogged),
+    Fault("what a worker has begun ahead is started again", _start_again_what_was_begun),
     Fault("commands are carried out before the commit", make=_world(HastyWorld)),
     Fault("a commit is lost and nobody is told", make=_world(ForgetfulWorld)),
     Fault("the inbox is lost", _lose_inbox),

@@ -56,6 +56,7 @@ class Auditor:
         now: The virtual time, in seconds since the epoch.
         barred: Set while only an executor that has been replaced runs: nothing may be written.
         resumed: Set when somebody has asked to resume: FAILED may then become RUNNING.
+        ahead: Set while a worker writes: what it has logged the executor writes once more.
     """
 
     book: Book
@@ -63,6 +64,7 @@ class Auditor:
     evaluator: Evaluator = field(init=False)
     barred: bool = False
     resumed: bool = False
+    ahead: bool = False
     status: str = "NONE"
     output: Any = None
     error: Any = None
@@ -72,6 +74,7 @@ class Auditor:
     waiting: dict[int, Waiting] = field(default_factory=dict)
     groups: dict[int, int] = field(default_factory=dict)
     splits: dict[int, Split] = field(default_factory=dict)
+    logged_ahead: dict[int, bytes] = field(default_factory=dict)
     keys_over: set[int] = field(default_factory=set)
     started: dict[int, int] = field(default_factory=dict)
     events_given: dict[int, list[str]] = field(default_factory=dict)
@@ -134,8 +137,14 @@ class Auditor:
         if state == "error":
             return
         before = self.over.get(index)
-        self.demand(before in (None, "group"), "a result is logged once", f"task {index} {before} {state}")
+        # The executor writes again what a worker has logged.
+        again = state == "value" and self.logged_ahead.pop(index, None) == raw
+        self.demand(again or before in (None, "group"), "a result is logged once", f"task {index} {before} {state}")
+        if self.ahead:
+            self.logged_ahead[index] = raw
         self.over[index] = state
+        if again:
+            return
         plan = self.plan(index)
         if plan is None:
             return
@@ -280,7 +289,8 @@ class Auditor:
         Those that have not ended, their inputs, whom splits name, and of those that continued: where a chain began,
         who catches, and who is an input.
         """
-        unfinished = {index for index in self.nodes if index not in self.over}
+        # What a worker has logged the executor may not have heard of.
+        unfinished = {index for index in self.nodes if index not in self.over or index in self.logged_ahead}
         live = {index for index, group in self.groups.items() if group == index and self.over[index] == "group"}
         live |= {index for index in self.groups if self.nodes[index].options.catch_exceptions}
         for index in unfinished:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from holdfast.engine.commands import AcknowledgeEvent, StartListener, StartTask
 from holdfast.engine.errors import TaskTimeoutError, WorkerLostError
@@ -20,7 +20,7 @@ from holdfast.engine.signals import (
     TaskRaised,
     TaskReturned,
 )
-from holdfast.engine.values import Split
+from holdfast.engine.values import Split, Value
 from tests.simulation.clock import Clock
 from tests.simulation.evaluator import Evaluator, gathered
 from tests.simulation.plans import (
@@ -53,12 +53,33 @@ class Worker:
     busy_until: float = 0.0
 
 
+class Ahead(Protocol):
+    """The executor and the store, as a worker that runs ahead knows them."""
+
+    def followers(self, command: StartTask) -> list[StartTask]:
+        """The tasks that can only follow this one, without the values they take."""
+        ...
+
+    def log(self, command: StartTask, reply: TaskReturned) -> bool:
+        """Log what came of a task, under the lease that it was started under. Returns whether the worker may go on."""
+        ...
+
+    def begin(self, command: StartTask) -> None:
+        """A task that follows is begun."""
+        ...
+
+    def tell(self, signals: list[Signal], begun: StartTask | None) -> None:
+        """Say what came of a task and of those after it, in order, and what runs now: all at once."""
+        ...
+
+
 @dataclass
 class Fleet:
     """All workers and listeners that one executor incarnation has started.
 
     Attributes:
         send: Where their signals go; they may be delayed, repeated and reordered there.
+        ahead: What lets a worker go on with the tasks that can only follow; None: it never does.
         running: Attempts that have not reported.
     """
 
@@ -68,12 +89,26 @@ class Fleet:
     random: Random
     runs: dict[int, int]
     send: Callable[[Signal], None]
+    ahead: Ahead | None = None
     running: dict[tuple[int, int], Worker] = field(default_factory=dict)
     listening: set[tuple[int, int]] = field(default_factory=set)
     stopped: bool = False
 
     def start(self, command: StartTask) -> None:
-        """Begin an attempt."""
+        """Begin an attempt, and what can only follow it."""
+        followers = []
+        if self.ahead is not None and command.place is None and not command.hold and self.random.random() < 0.8:
+            followers = self.ahead.followers(command)[: self.random.randint(0, 6)]
+        self._begin(command, followers, [])
+
+    def _begin(self, command: StartTask, followers: list[StartTask], told: list[Signal]) -> None:
+        """Begin an attempt.
+
+        Args:
+            command: The task.
+            followers: What the same worker runs after it.
+            told: What came of those before it, which the executor has not been told.
+        """
         worker = command.place if isinstance(command.place, Worker) and command.place.alive else Worker()
         lost = command.place is not None and worker is not command.place
         self.running[command.task, command.attempt] = worker
@@ -90,25 +125,47 @@ class Fleet:
                 return
             if lost or execution <= plan.dies:
                 worker.alive = False
-                self._lose(worker, command, begun)
+                self._lose(worker, command, begun, told)
             else:
-                self.send(self._report(command, plan, execution, worker, begun))
+                self._go_on(command, self._report(command, plan, execution, worker, begun), followers, told)
 
         self.clock.at(worker.busy_until, finish)
 
-    def _lose(self, worker: Worker, command: StartTask, begun: float) -> None:
+    def _go_on(self, command: StartTask, signal: Signal, followers: list[StartTask], told: list[Signal]) -> None:
+        """An attempt has ended so: go on with what follows, when it is logged, or tell."""
+        if not isinstance(signal, TaskReturned) or not followers or self.ahead is None:
+            self._tell([*told, signal])
+            return
+        told = [*told, signal]
+        if not self.ahead.log(command, signal):
+            self._tell(told)
+            return
+        follower = replace(followers[0], values=(Value(signal.value),))
+        self.ahead.begin(follower)
+        self._begin(follower, followers[1:], told)
+        if self.random.random() < 0.2:
+            # It takes long: the executor hears what is done, and what goes on.
+            self.ahead.tell(told, follower)
+
+    def _tell(self, signals: list[Signal]) -> None:
+        if len(signals) == 1 or self.ahead is None:
+            self.send(signals[0])
+        else:
+            self.ahead.tell(signals, None)
+
+    def _lose(self, worker: Worker, command: StartTask, begun: float, told: list[Signal]) -> None:
         gone = [(command.task, command.attempt)] + [at for at, other in self.running.items() if other is worker]
         for task, attempt in gone:
             self.running.pop((task, attempt), None)
-            self.send(
-                TaskLost(
-                    task=task,
-                    attempt=attempt,
-                    error=WorkerLostError(str(task), "as planned"),
-                    started_unix_s=begun,
-                    ended_unix_s=self.clock.now_unix_s,
-                )
+            lost = TaskLost(
+                task=task,
+                attempt=attempt,
+                error=WorkerLostError(str(task), "as planned"),
+                started_unix_s=begun,
+                ended_unix_s=self.clock.now_unix_s,
             )
+            self._tell([*told, lost])
+            told = []
 
     def _report(self, command: StartTask, plan: Plan, execution: int, worker: Worker, begun: float) -> Signal:
         keeps = command.hold or command.place is not None or plan.options.in_place
@@ -230,6 +287,10 @@ class Fleet:
             lost = WorkerLostError(str(command.task), "as planned")
             return TaskLost(task=command.task, attempt=command.attempt, error=lost)
         return TaskRaised(task=command.task, attempt=command.attempt, error=error(-1))
+
+    def end(self) -> None:
+        """End all of them."""
+        self.stopped = True
 
     def stop(self, task: int, attempt: int) -> None:
         """End an attempt, or a listener."""

@@ -13,6 +13,7 @@ from typing import Any
 from holdfast.actors.direct_submission import submit_directly
 from holdfast.actors.due_rows import DueRows
 from holdfast.actors.executor_core import ExecutorCore
+from holdfast.actors.logging_ahead import finished_task, log_ahead
 from holdfast.actors.operations import (
     Batch,
     Cancel,
@@ -26,12 +27,12 @@ from holdfast.actors.operations import (
     Submit,
 )
 from holdfast.engine.commands import AcknowledgeEvent, Command, Complete, StartListener, StartTask, StopTask
-from holdfast.engine.errors import StorageFullError, WorkflowNotFoundError
+from holdfast.engine.errors import StaleLeaseError, StorageFullError, WorkflowNotFoundError
 from holdfast.engine.restoring import restore, take_up
 from holdfast.engine.run import Run
 from holdfast.engine.run_image import RunImage
 from holdfast.engine.run_state import RunState
-from holdfast.engine.signals import Signal
+from holdfast.engine.signals import Signal, TaskReturned
 from holdfast.engine.step import Step
 from holdfast.storage import snapshots
 from holdfast.storage import workflow_store as store
@@ -54,6 +55,7 @@ class Shell:
         self.core = ExecutorCore(world.disk, "executor", snapshot_saves=world.snapshot_saves)
         self.queue: list[tuple[Operation, int]] = []
         self.fleets: dict[int, Fleet] = {}
+        self.ran_ahead: dict[tuple[int, int], int] = {}
         self.dead = False
         self.paused = False
         self._asked_to_work = False
@@ -78,6 +80,7 @@ class Shell:
                 world.random,
                 world.runs,
                 lambda signal: world.carry(self, signal, epoch),
+                RunsAhead(self, epoch),
             )
         return fleet
 
@@ -122,6 +125,8 @@ class Shell:
         """Do one command."""
         world, fleet = self.world, self._fleet(epoch)
         match command:
+            case StartTask() if self._ran_ahead(command, epoch):
+                pass
             case StartTask():
                 world.auditor.on_start(command, epoch)
                 already = any(task == command.task for task, _ in fleet.running)
@@ -138,6 +143,64 @@ class Shell:
             case _:
                 for started in self.fleets.values():
                     started.stop(command.task, command.attempt)
+
+    def _ran_ahead(self, command: StartTask, epoch: int) -> bool:
+        """Whether a worker has begun this already. `epoch` is 0 when the run has ended in the same batch."""
+        under = self.ran_ahead.get((command.task, command.attempt), 0)
+        if under and epoch in (0, under):
+            del self.ran_ahead[command.task, command.attempt]
+            return True
+        return False
+
+
+class RunsAhead:
+    """What a worker needs that goes on with the tasks that can only follow its own.
+
+    Args:
+        shell: The incarnation that has started it.
+        epoch: Under which lease.
+    """
+
+    def __init__(self, shell: Shell, epoch: int) -> None:
+        self._shell, self._world, self._epoch = shell, shell.world, epoch
+        self._last_heard: dict[int, int] = {}
+
+    def followers(self, command: StartTask) -> list[StartTask]:
+        """The tasks that can only follow this one, without the values they take."""
+        held = self._shell.core.held.get(self._world.seq)
+        return [] if held is None or held.epoch != self._epoch else held.run.followers(command.task, 6)
+
+    def log(self, command: StartTask, reply: TaskReturned) -> bool:
+        """Log what came of a task, under the lease that it was started under. Returns whether the worker may go on."""
+        auditor, done = self._world.auditor, finished_task(command.task, command.node.task_id, reply)
+        auditor.ahead = True
+        try:
+            log_ahead(self._world.disk, self._world.seq, self._epoch, WORKFLOW_ID, done)
+        except (CrashError, StorageFullError, StaleLeaseError):
+            # It dies, or gives up.
+            return False
+        finally:
+            auditor.ahead = False
+        return True
+
+    def begin(self, command: StartTask) -> None:
+        """A task that follows is begun."""
+        self._world.auditor.on_start(command, self._epoch)
+
+    def tell(self, signals: list[Signal], begun: StartTask | None) -> None:
+        """Say what came of a task and of those after it, in order, and what runs now: all at once."""
+        world, shell, first, length = self._world, self._shell, signals[0], len(signals)
+
+        def deliver() -> None:
+            if shell.dead or length <= self._last_heard.get(first.task, 0):
+                return
+            self._last_heard[first.task] = length
+            for one in (*signals[1:], *([] if begun is None else [begun])):
+                shell.ran_ahead[one.task, one.attempt] = self._epoch
+            for signal in signals:
+                shell.arrive(Deliver(seq=world.seq, signal=signal), self._epoch)
+
+        world.clock.after(world.random.choice((0.0, 0.01, world.random.uniform(0, 0.5))), deliver)
 
 
 class World:
@@ -418,9 +481,11 @@ class World:
             self._zombies.append(shell)
         else:
             shell.dead = True
+            # Ray ends what it has started a moment later.
+            linger_s = self.random.choice((0.0, self.random.uniform(0, 5)))
             for fleet in shell.fleets.values():
-                fleet.stopped = True
-        self.clock.after(self.random.uniform(0, 3), self._start_anew)
+                self.clock.after(linger_s, fleet.end)
+        self.clock.after(self.random.choice((0.0, self.random.uniform(0, 3))), self._start_anew)
 
     def _start_anew(self) -> None:
         shell = self.shell = Shell(self)

@@ -77,7 +77,7 @@ class Desk:
         self.signals: list[tuple[int, Signal]] = []
         launcher: Any = self.worker
         self.calls = RunningCalls(
-            launcher, "e", ADDRESS, self.replied, lambda seq, one: self.signals.append((seq, one))
+            launcher, "e", ADDRESS, self.replied, lambda seq, one: self.signals.append((seq, one)), lambda _: None
         )
         self.calls.set_cluster_cpus(1)
 

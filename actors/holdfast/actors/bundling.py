@@ -65,6 +65,10 @@ class Durations:
         """What the next task of it is expected to take, in seconds; None when nobody has measured one."""
         return self._known.get(function)
 
+    def is_tiny(self, function: str) -> bool:
+        """Whether a task of it may share a worker."""
+        return self._known.get(function, math.inf) <= TINY_S
+
 
 @dataclass(slots=True, eq=False)
 class Bundle(Generic[_T]):

@@ -88,6 +88,7 @@ class Consequences:
                     log.debug("workflow ended workflow_id=%s status=%s", row.workflow_id, command.status.value)
         for row in batch.ended:
             self._troubles.forget(row.seq)
+            self._calls.forget_ahead(row.seq)
             self._answers.ended(row)
             self._reports.ended(row.seq)
         for workflow_id in batch.scheduled:

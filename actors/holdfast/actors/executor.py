@@ -124,7 +124,7 @@ class Executor:
         self._arrive, self._operate, self._settle = arrivals.arrive, arrivals.operate, arrivals.settle
         self._closed = False
         clear_boxes(self._launcher.owner)
-        self._calls = RunningCalls(self._launcher, name, address, self._replied, self._signalled)
+        self._calls = RunningCalls(self._launcher, name, address, self._replied, self._signalled, self._core.held.get)
         self._local = LocalService(
             {"run": self.run, "submit": self.submit, "post": self.post, "more": self.more, "report": self.report}
         )

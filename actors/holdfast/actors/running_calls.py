@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import ray
@@ -23,6 +23,7 @@ from ray.exceptions import RayActorError
 from holdfast.actors.bundle_box import read_box
 from holdfast.actors.bundling import Bundle, Durations, TaskQueue
 from holdfast.actors.error_values import dump_error
+from holdfast.actors.held_runs import Held
 from holdfast.actors.listener_wards import Standing
 from holdfast.actors.ray_launch import Launcher
 from holdfast.actors.reply_signals import signal_of_loss
@@ -34,6 +35,9 @@ from holdfast.actors.wire import pack_call, unpack_reply
 from holdfast.engine.commands import AcknowledgeEvent, StartListener, StartTask
 from holdfast.engine.signals import Signal, TaskRaised
 from holdfast.storage.workflow_row import WorkflowRow
+
+MOST_AHEAD = 32
+"""Tasks that a worker may run without being told to, at most."""
 
 _ASK_AGAIN_S = 0.2
 _HOST_PATIENCE_S = 30.0
@@ -60,6 +64,7 @@ class RunningCall:
         bundle: The tasks it was given last; None for a listener call, and while it is to be given more.
         round: Which bundle that is.
         assigned: What it has still to report on, in order, by (workflow, task).
+        ahead: What it may run after that, in order, without being told to.
         doomed: Those of them that nobody wants any more.
         over: Set when its process is done with it.
         asked: What a listener host was asked, and how the listener stands.
@@ -73,6 +78,7 @@ class RunningCall:
     bundle: Bundle[Waiting] | None = None
     round: int = 0
     assigned: dict[tuple[int, int], Waiting] = field(default_factory=dict)
+    ahead: dict[tuple[int, int], Waiting] = field(default_factory=dict)
     doomed: set[tuple[int, int]] = field(default_factory=set)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     asked: _Asked | None = None
@@ -95,6 +101,7 @@ class RunningCalls:
         address: Where the storage folder is.
         on_reply: Told of each reply, and whether a listener gave it.
         on_signal: Told (workflow, signal) of what came to no reply.
+        held: The run of a workflow, if it is held.
     """
 
     def __init__(
@@ -104,9 +111,10 @@ class RunningCalls:
         address: StorageAddress,
         on_reply: Callable[[Reply, bool], None],
         on_signal: Callable[[int, Signal], None],
+        held: Callable[[int], Held | None],
     ) -> None:
         self._launcher, self._executor, self._address = launcher, executor, address
-        self._on_reply, self._on_signal = on_reply, on_signal
+        self._on_reply, self._on_signal, self._held = on_reply, on_signal, held
         self._loop = asyncio.get_running_loop()
         self._calls: dict[str, RunningCall] = {}
         self._of_task: dict[tuple[int, int], str] = {}
@@ -116,6 +124,7 @@ class RunningCalls:
         self._timers: dict[Kind, asyncio.TimerHandle] = {}
         self._to_launch: set[Kind] = set()
         self._queued: dict[tuple[int, int], int] = {}
+        self._ran_ahead: dict[tuple[int, int], tuple[int, int]] = {}
         self._wait_for_host: dict[tuple[str, int], list[_Lost]] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._cpus = 1.0
@@ -125,6 +134,8 @@ class RunningCalls:
     def start_task(self, row: WorkflowRow, command: StartTask) -> None:
         """Start a task: where it is to run in place, or anywhere; or later, when too many of its kind are out."""
         call = self._call_of(row, command)
+        if self._was_begun_ahead(call):
+            return
         place = None if command.place is None else self._calls.get(command.place)
         if command.place is not None and place is not None:
             place.assigned[row.seq, command.task] = (row, call)
@@ -135,6 +146,12 @@ class RunningCalls:
         self._queued[row.seq, command.task] = command.attempt
         self._queue_of(kind).put((row, call))
         self._launch_soon(kind)
+
+    def _was_begun_ahead(self, call: TaskCall) -> bool:
+        """Whether a worker has begun this already; what comes of it is told to the run by itself."""
+        attempt, epoch = self._ran_ahead.pop((call.seq, call.task), (0, 0))
+        # A run that has ended in the same batch is under no lease any more.
+        return attempt == call.attempt and call.epoch in (epoch, 0)
 
     def start_listener(self, row: WorkflowRow, command: StartListener | AcknowledgeEvent) -> None:
         """Poll a listener, or acknowledge its event."""
@@ -231,17 +248,35 @@ class RunningCalls:
         for _, call in bundle.tasks:
             del self._queued[call.seq, call.task]
         row, first = bundle.tasks[0]
+        ahead = self._may_run_ahead(kind, bundle)
         try:
             if len(bundle.tasks) == 1 and not bundle.tiny:
                 ref = self._launcher.start_task(row, first)
             else:
-                ref = self._launcher.start_bundle(row, [call for _, call in bundle.tasks])
+                ref = self._launcher.start_bundle(row, [call for _, call in (*bundle.tasks, *ahead)])
         except Exception as error:  # noqa: BLE001 - options of the user's that Ray refuses: the tasks failed
             self._queue_of(kind).ended(bundle)
             for _, call in bundle.tasks:
                 self._refuse(call, error)
             return
-        self._watch(bundle.tasks, ref, kind, bundle)
+        self._watch(bundle.tasks, ref, kind, bundle).ahead = {_key_of(task): task for task in ahead}
+
+    def _may_run_ahead(self, kind: Kind, bundle: Bundle[Waiting]) -> list[Waiting]:
+        """The tasks that can only follow that of a bundle, and are as tiny.
+
+        Only where nothing else waits: many tasks that end together are logged together, which costs less.
+        """
+        if not bundle.tiny or len(bundle.tasks) != 1 or len(self._queue_of(kind)):
+            return []
+        row, first = bundle.tasks[0]
+        held, ahead = self._held(row.seq), []
+        for command in () if held is None else held.run.followers(first.task, MOST_AHEAD):
+            task = row, replace(self._call_of(row, command), follows=True)
+            function = _function_of(task)
+            if function is None or not self._durations.is_tiny(function):
+                break
+            ahead.append(task)
+        return ahead
 
     def set_cluster_cpus(self, cpus: float) -> None:
         """How many CPUs the cluster has."""
@@ -260,6 +295,7 @@ class RunningCalls:
             executor=self._executor,
             storage=self._address,
             event=command.event if isinstance(command, AcknowledgeEvent) else None,
+            epoch=0 if (held := self._held(row.seq)) is None else held.epoch,
         )
 
     def _refuse(self, call: TaskCall, error: Exception) -> None:
@@ -325,9 +361,12 @@ class RunningCalls:
             if done is not None:
                 self._take_replies(call, done.replies)
             # In their order. Of those that nobody wants any more one may have been running.
-            left = [key for key in map(_key_of, call.bundle.tasks) if key in call.assigned or key in call.doomed]
+            # What was begun ahead comes after them.
+            out = dict.fromkeys([*map(_key_of, call.bundle.tasks), *call.assigned, *call.ahead])
+            left = [key for key in out if key in call.assigned or key in call.doomed or key in call.ahead]
             # One that was given more would have noted it.
             ran = call.round == 0 if done is None else done.begun > len(done.replies)
+            self._begin_ahead(call, left[:ran])
             lost = [key for key in left[:ran] if key in call.assigned]
             self._wait_again(call, [key for key in left[ran:] if key in call.assigned])
         for key in lost:
@@ -340,6 +379,9 @@ class RunningCalls:
         if call is None or call.kind is None or call.bundle is None or reply.round != call.round:
             return
         self._take_bundle(call, reply)
+        if reply.busy is not None:
+            self._begin_ahead(call, [reply.busy[:2]])
+        call.ahead.clear()
         busy = next(iter(call.assigned.values()), None)
         if busy is not None:
             self._durations.note(busy[1].node.function, reply.busy_s)
@@ -363,6 +405,7 @@ class RunningCalls:
         for key in call.assigned:
             self._of_task.pop(key, None)
         call.assigned.clear()
+        call.ahead.clear()
         call.doomed.clear()
         self._queue_of(call.kind).stays(call.bundle)
         call.bundle, call.round = None, call.round + 1
@@ -386,7 +429,8 @@ class RunningCalls:
             call.assigned[task.seq, task.task] = row, task
             self._of_task[task.seq, task.task] = place
             call.seqs.add(task.seq)
-        return [pack_call(task) for _, task in call.bundle.tasks]
+        call.ahead = {_key_of(task): task for task in self._may_run_ahead(kind, call.bundle)}
+        return [pack_call(task) for _, task in (*call.bundle.tasks, *call.ahead.values())]
 
     def _take_bundle(self, call: RunningCall, reply: BundleReply) -> None:
         self._take_replies(call, reply.replies)
@@ -403,6 +447,7 @@ class RunningCalls:
             return
         key = (reply.seq, reply.task)
         call.doomed.discard(key)
+        self._begin_ahead(call, [key])
         if not self._is_assigned(call, *key, reply.attempt):
             return
         _, task = call.assigned.pop(key)
@@ -410,6 +455,14 @@ class RunningCalls:
         if isinstance(reply, Returned) and not call.listener:
             self._durations.note(task.node.function, reply.ran_s)
         self._on_reply(reply, call.listener)
+
+    def _begin_ahead(self, call: RunningCall, keys: list[tuple[int, int]]) -> None:
+        """Note that a worker has begun these without being told to: they are not to be started for the run."""
+        for key in keys:
+            if key in call.ahead:
+                _, task = call.assigned[key] = call.ahead.pop(key)
+                self._of_task[key] = call.ref.task_id().hex()
+                self._ran_ahead[key] = task.attempt, task.epoch
 
     def _is_assigned(self, call: RunningCall, seq: int, task: int, attempt: int) -> bool:
         assigned = call.assigned.get((seq, task))
@@ -434,6 +487,7 @@ class RunningCalls:
         if call is None:
             return
         call.assigned.pop((seq, task), None)
+        call.ahead.clear()
         if not call.assigned:
             # An actor's method cannot be cancelled by force: the host's event loop ends the coroutine.
             ray.cancel(call.ref, force=not call.listener)
@@ -449,6 +503,12 @@ class RunningCalls:
         for running_seq, task in list(self._of_task):
             if running_seq == seq:
                 self.stop(seq, task)
+        self.forget_ahead(seq)
+
+    def forget_ahead(self, seq: int) -> None:
+        """A workflow starts nothing more."""
+        if self._ran_ahead:
+            self._ran_ahead = {key: begun for key, begun in self._ran_ahead.items() if key[0] != seq}
 
     async def wait_until_over(self, seq: int) -> None:
         """Wait until no process runs a task of this workflow any more."""

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from holdfast.actors.bundle_box import BundleBox
 
@@ -33,12 +33,14 @@ class BundleReply:
     Attributes:
         replies: Of the tasks that have ended, packed, in order; `REPORTED` for those the executor has already.
         unbegun: Which are given back.
-        busy_s: For how long the task has run that goes on; 0.0 when none does.
+        busy: The task that goes on, if one does.
+        busy_s: For how long it has run.
         round: Which of the bundles that the worker was given, one after the other.
     """
 
     replies: Sequence[bytes]
     unbegun: Sequence[Key]
+    busy: Key | None = None
     busy_s: float = 0.0
     round: int = 0
 
@@ -49,68 +51,83 @@ class OpenBundle:
 
     Args:
         keys: Of its tasks, in order.
-        give_back: Tells the executor what is done and what is given back; called once at most, by the watcher.
+        give_back: Tells the executor what is done and what is given back.
         slice_s: Seconds after which what has not begun is given back.
         round: Which bundle of the worker it is.
     """
 
     keys: Sequence[Key]
-    give_back: Callable[[BundleReply], object]
+    give_back: Callable[[BundleReply], Any]
     slice_s: float
     round: int = 0
     _todo: deque[int] = field(init=False)
     _replies: list[bytes] = field(default_factory=list)
     _given_back: list[Key] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _running: Key | None = None
     _begun_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._todo = deque(range(len(self.keys)))
 
-    def run(self, run_one: Callable[[int], bytes], box: BundleBox | None) -> BundleReply:
+    def run(
+        self, run_one: Callable[[int], bytes], box: BundleBox | None, may_begin: Callable[[int], bool] = lambda _: True
+    ) -> BundleReply:
         """Run all that is not given back.
 
         Args:
             run_one: Runs the task at a place in the bundle, and gives its reply, or `REPORTED`.
             box: Where it is noted; None when `run_one` reports each task.
+            may_begin: Asked before the task at a place is begun. If it may not, it is given back with all after it.
 
         Returns:
             All that came of it, what the executor was told before included: a message may be lost.
         """
         _watcher.watch(self, time.monotonic() + self.slice_s)
         try:
-            while (place := self._begin(box)) is not None:
+            while (place := self._begin(box, may_begin)) is not None:
                 reply = run_one(place)
                 with self._lock:
                     if box is not None:
                         box.end(reply)
                     self._replies.append(reply)
+                    self._running = None
         finally:
             _watcher.forget(self)
         with self._lock:
             return BundleReply(replies=tuple(self._replies), unbegun=tuple(self._given_back), round=self.round)
 
-    def _begin(self, box: BundleBox | None) -> int | None:
+    def _begin(self, box: BundleBox | None, may_begin: Callable[[int], bool]) -> int | None:
+        # This thread alone takes from the front.
+        may = not self._todo or may_begin(self._todo[0])
         with self._lock:
+            if not may:
+                self._drop_rest()
             if not self._todo:
                 return None
             self._begun_s = time.monotonic()
             if box is not None:
                 box.begin()
-            return self._todo.popleft()
+            place = self._todo.popleft()
+            self._running = self.keys[place]
+            return place
 
-    def give_back_rest(self) -> None:
-        """It takes too long: tell what is done, and give back what has not begun."""
+    def _drop_rest(self) -> None:
+        self._given_back += (self.keys[place] for place in self._todo)
+        self._todo.clear()
+
+    def give_back_rest(self) -> Any:
+        """Tell what is done, and give back what has not begun. Returns what `give_back` does."""
         with self._lock:
-            self._given_back += (self.keys[place] for place in self._todo)
-            self._todo.clear()
+            self._drop_rest()
             told = BundleReply(
                 replies=tuple(self._replies),
                 unbegun=tuple(self._given_back),
+                busy=self._running,
                 busy_s=time.monotonic() - self._begun_s,
                 round=self.round,
             )
-        self.give_back(told)
+        return self.give_back(told)
 
 
 class _Watcher:

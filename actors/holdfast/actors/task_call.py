@@ -28,6 +28,8 @@ class TaskCall:
         executor: Name of the executor to report to.
         storage: Where the storage folder is.
         event: The event to acknowledge, when that is what is asked of a listener.
+        epoch: The executor's lease, under which a worker may log; 0 for none.
+        follows: Its one input is what comes of the task before it in the bundle.
     """
 
     workflow_id: str
@@ -41,6 +43,8 @@ class TaskCall:
     executor: str
     storage: StorageAddress
     event: Value | None = None
+    epoch: int = 0
+    follows: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,8 +30,10 @@ from holdfast.actors.error_values import dump_error, load_error
 from holdfast.actors.graph_builder import build, refuse_node
 from holdfast.actors.load_context import LoadContext, load
 from holdfast.actors.local_calls import LocalCaller, NotHereError
+from holdfast.actors.logging_ahead import finished_task, log_ahead
 from holdfast.actors.nodes import TaskRefNode, is_actor_node, is_task
 from holdfast.actors.ray_repeats import refuse_repetition
+from holdfast.actors.reply_signals import signal_of_reply
 from holdfast.actors.storage_access import StorageAccess, access, object_blob, object_keys, portable
 from holdfast.actors.task_bundle import REPORTED, BundleReply, OpenBundle
 from holdfast.actors.task_call import Continued, Raised, Reply, Returned, TaskCall
@@ -39,9 +41,18 @@ from holdfast.actors.task_context import TaskContext, running
 from holdfast.actors.task_options import is_retryable
 from holdfast.actors.values import dump, render, set_cluster_nonce
 from holdfast.actors.wire import pack_reply, unpack_call
-from holdfast.engine.errors import HoldfastError, TaskTimeoutError, WorkflowTaskNotRecoverableError
+from holdfast.engine.errors import (
+    HoldfastError,
+    StaleLeaseError,
+    StorageError,
+    TaskTimeoutError,
+    WorkflowTaskNotRecoverableError,
+)
 from holdfast.engine.graph import Graph
+from holdfast.engine.signals import TaskReturned
 from holdfast.engine.values import Split, Value
+from holdfast.storage.folder import StorageFolder
+from holdfast.storage.interface import KeyValueStore
 from holdfast.storage.payload import Payload
 from holdfast.storage.record_codec import Blob, Referring
 
@@ -66,6 +77,8 @@ def run_task(packed_call: bytes) -> Reply | bytes | None:
 
 def run_bundle(owner: str, packed_calls: Sequence[bytes]) -> BundleReply:
     """Run tiny tasks, one after the other, each with the in-place tasks that follow it here.
+
+    One that follows the task before it is begun when what came of that is durable: this process logs it.
 
     Args:
         owner: Whoever sent it, for what is noted of it in this machine's memory.
@@ -100,14 +113,31 @@ def run_bundle(owner: str, packed_calls: Sequence[bytes]) -> BundleReply:
 
 def _run_bundle(calls: Sequence[TaskCall], place: str, round_: int, box: BundleBox | None) -> BundleReply:
     executor = _executor(calls[0].executor)
+    ended: Reply | None = None
+
+    def may_begin(number: int) -> bool:
+        return not calls[number].follows or (box is not None and _log_ahead(calls[number - 1], ended))
+
+    def give_back() -> None:
+        # The executor is to know that a task which follows another runs here, before that says anything.
+        ray.get(bundle.give_back_rest())
 
     def run_one(number: int) -> bytes:
-        reply = _run_with_followers(calls[number])
+        nonlocal ended
+        call = calls[number]
+        if call.follows:
+            assert isinstance(ended, Returned)
+            call = replace(call, values=(Value(ended.base),))
+        ended = reply = _run_with_followers(call, give_back if call.follows else None)
         packed = pack_reply(reply)
         if box is not None and isinstance(packed, bytes) and len(packed) <= LARGEST_NOTED:
             return packed
+        # The executor goes on from here.
+        ended = None
         if reply is not None:
-            _report(calls[number], reply)
+            if call.follows:
+                give_back()
+            _report(call, reply)
         return REPORTED
 
     bundle = OpenBundle(
@@ -116,7 +146,27 @@ def _run_bundle(calls: Sequence[TaskCall], place: str, round_: int, box: BundleB
         GIVE_BACK_AFTER_S,
         round_,
     )
-    return bundle.run(run_one, box)
+    return bundle.run(run_one, box, may_begin)
+
+
+def _log_ahead(call: TaskCall, reply: Reply | None) -> bool:
+    """Make durable what came of a task, for the next one to begin. Returns whether it is."""
+    if not isinstance(reply, Returned) or reply.objects or isinstance(reply.base, Referring):
+        return False
+    signal = signal_of_reply(reply, None, listener=False)
+    assert isinstance(signal, TaskReturned)
+    record = finished_task(call.task, call.node.task_id, signal)
+    try:
+        log_ahead(_store(call.storage.path), call.seq, call.epoch, call.workflow_id, record)
+    except (StaleLeaseError, StorageError):
+        # The executor hears of it and decides.
+        return False
+    return True
+
+
+@lru_cache(maxsize=4)
+def _store(path: str) -> KeyValueStore:
+    return StorageFolder.open(path, create=False).kv
 
 
 def _local_address(executor: Any) -> str:
@@ -132,8 +182,13 @@ def _prepare(call: TaskCall) -> None:
     import_here()
 
 
-def _run_with_followers(call: TaskCall) -> Reply | None:
-    """Run a task, and what follows it in place. Its reply; None when all has been reported on the way."""
+def _run_with_followers(call: TaskCall, before_report: Callable[[], object] | None = None) -> Reply | None:
+    """Run a task, and what follows it in place. Its reply; None when all has been reported on the way.
+
+    Args:
+        call: The task.
+        before_report: Called before anything is reported on the way.
+    """
     local_values: list[Any] = []
     todo = deque([call])
     while todo:
@@ -142,6 +197,8 @@ def _run_with_followers(call: TaskCall) -> Reply | None:
         in_place = isinstance(reply, Continued) and any(node.options.in_place for node in reply.graph.nodes)
         if not (current.hold or in_place or todo or current is not call):
             return reply
+        if before_report is not None and current is call:
+            before_report()
         todo.extend(_report(current, reply))
     return None
 

@@ -29,6 +29,7 @@ def pack_call(call: TaskCall) -> bytes:
             (options.checkpoint, options.in_place, options.timeout_s, options.exception_filter),
             [_pack_value(value) for value in call.values],
             None if call.event is None else _pack_value(call.event),
+            (call.epoch, call.follows),
         ),
         5,
     )
@@ -36,7 +37,7 @@ def pack_call(call: TaskCall) -> bytes:
 
 def unpack_call(raw: bytes) -> TaskCall:
     """The call that `pack_call` made this of."""
-    about, storage, node, options, values, event = pickle.loads(raw)
+    about, storage, node, options, values, event, (epoch, follows) = pickle.loads(raw)
     workflow_id, seq, group, task, attempt, hold, executor = about
     task_id, kind, function, arguments = node
     checkpoint, in_place, timeout_s, exception_filter = options
@@ -63,6 +64,8 @@ def unpack_call(raw: bytes) -> TaskCall:
         executor=executor,
         storage=StorageAddress(*storage),
         event=None if event is None else _unpack_value(event),
+        epoch=epoch,
+        follows=follows,
     )
 
 

@@ -17,10 +17,12 @@ step. Here a signal finds its task; what follows from it is decided in
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 from holdfast.engine.admission import admit, continue_with
 from holdfast.engine.commands import AcknowledgeEvent, StartListener, StartTask
 from holdfast.engine.finishing import check_wait, split, succeed
+from holdfast.engine.followers import followers
 from holdfast.engine.graph import Graph, NodeKind, TaskIndex
 from holdfast.engine.inbox import Stream
 from holdfast.engine.leaving import end_run
@@ -140,6 +142,21 @@ class Run:
         """The current attempt of a live task; 0 for one that is not live."""
         task = self._state.tasks.get(index)
         return 0 if task is None else task.attempt
+
+    def followers(self, index: TaskIndex, most: int) -> list[StartTask]:
+        """How the tasks would be started that can only run after one that runs; see `followers`.
+
+        Args:
+            index: The task that runs.
+            most: So many of them, at most.
+
+        Returns:
+            In order. The value of each is that of the one before, and not there yet.
+        """
+        return [
+            StartTask(task=task.index, attempt=1, node=task.spec, values=())
+            for task in islice(followers(self._state, index), most)
+        ]
 
     def find(self, task_id: str) -> LiveTask | None:
         """The live task of this id, if there is one."""
