@@ -117,16 +117,6 @@ class Platform:
             self._unheard_s[0] = time.monotonic()
         return None
 
-    def begin_local(self, actor: Any, method: str, *args: Any) -> Callable[[], Any]:
-        """Call a method over the local socket, in two steps: what this returns waits.
-
-        Raises:
-            NotHereError: It is to be asked for in the ordinary way; so may the second step.
-        """
-        if self._local is None:
-            raise NotHereError
-        return self._local.begin(actor, method, *args)
-
     @property
     def is_local(self) -> bool:
         """Whether the actors are on this machine, and answer over a local socket as long as they are up."""

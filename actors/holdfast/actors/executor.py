@@ -126,8 +126,16 @@ class Executor:
         clear_boxes(self._launcher.owner)
         self._calls = RunningCalls(self._launcher, name, address, self._replied, self._signalled, self._core.held.get)
         self._local = LocalService(
-            {"run": self.run, "submit": self.submit, "post": self.post, "more": self.more, "report": self.report}
+            {
+                "run": self.run,
+                "submit": self.submit,
+                "post": self.post,
+                "more": self.more,
+                "report": self.report,
+                "take_back": self.take_back,
+            }
         )
+        self._launcher.local_address = self._local.address
         self._firing = asyncio.Lock()
         self._troubles = Troubles()
         self._consequences = Consequences(
@@ -161,6 +169,7 @@ class Executor:
 
     async def ping(self) -> int:
         """This process's id."""
+        await self._local.open()
         resources = await asyncio.to_thread(ray.cluster_resources)
         self._calls.set_cluster_cpus(resources.get("CPU", 1.0))
         return os.getpid()

@@ -20,8 +20,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,11 +54,14 @@ class LocalService:
 
     Args:
         methods: What may be called, by name. They run on the event loop that this is opened on.
+
+    Attributes:
+        address: What `open` returns.
     """
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
         self._methods = methods
-        self._address = f"\0holdfast-{os.getpid()}-{uuid.uuid4().hex}"
+        self.address = f"\0holdfast-{os.getpid()}-{uuid.uuid4().hex}" if AVAILABLE else ""
         self._opening = asyncio.Lock()
         self._server: asyncio.AbstractServer | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -71,15 +73,15 @@ class LocalService:
         Returns:
             The address to give to `LocalCaller`; empty where there is none. It is good as long as this process lives.
         """
-        if not AVAILABLE:
+        if not self.address:
             return ""
         async with self._opening:
             if self._server is None:
                 loop = asyncio.get_running_loop()
                 self._server = await loop.create_unix_server(
-                    lambda: _Connection(self._begin, self._connections), self._address
+                    lambda: _Connection(self._begin, self._connections), self.address
                 )
-        return self._address
+        return self.address
 
     def close(self) -> None:
         """Answer nobody any more: who waits is sent another way."""
@@ -169,7 +171,7 @@ class LocalCaller:
     """Calls local services; any thread may use it.
 
     Args:
-        find: Asks an actor, through Ray, for the address of its service.
+        find: Asks an actor, through Ray, for the address of its service. An actor is whatever this takes.
     """
 
     def __init__(self, find: Callable[[Any], str]) -> None:
@@ -177,11 +179,18 @@ class LocalCaller:
         self._known: dict[Any, _Known] = {}
         self._lock = threading.Lock()
 
+    def know(self, actor: Any, address: str) -> None:
+        """Learn where an actor answers: it has said so itself."""
+        with self._lock:
+            known = self._known.get(actor)
+            if known is None or known.address != address:
+                self._known[actor] = _Known(address, time.monotonic())
+
     def call(self, actor: Any, method: str, *arguments: Any) -> Any:
         """Call a method of an actor, and wait for what it returns, however long that takes.
 
         Args:
-            actor: Its handle.
+            actor: Which one.
             method: Of those that it answers locally.
             *arguments: For the method.
 
@@ -189,36 +198,21 @@ class LocalCaller:
             NotHereError: Ask through Ray.
             Exception: What the method raised.
         """
-        return self.begin(actor, method, *arguments)()
-
-    def begin(self, actor: Any, method: str, *arguments: Any) -> Callable[[], Any]:
-        """As `call`, in two steps: what this returns waits. This thread calls nothing here in between."""
         request = pickle.dumps((method, arguments), 5)
         if len(request) > LARGEST_REQUEST:
             raise NotHereError
         address = self._address(actor)
-        with self._here(actor, address):
-            line = _of_thread.connection(address)
-            line.send(request)
-
-        def outcome() -> Any:
-            with self._here(actor, address):
-                reply = line.receive()
-            done, value = pickle.loads(reply)
-            if done:
-                return value
-            raise value
-
-        return outcome
-
-    @contextmanager
-    def _here(self, actor: Any, address: str) -> Iterator[None]:
         try:
-            yield
+            connection = _of_thread.connection(address)
+            reply = connection.exchange(request)
         except OSError as error:
             _of_thread.hang_up(address)
             self._forget(actor, address)
             raise NotHereError from error
+        done, outcome = pickle.loads(reply)
+        if done:
+            return outcome
+        raise outcome
 
     def _address(self, actor: Any) -> str:
         with self._lock:
@@ -256,21 +250,14 @@ class _Line:
         """Whether the next reply would be that of the next request."""
         return not self._busy and self._socket.fileno() >= 0
 
-    def send(self, request: bytes) -> None:
-        """Send a request.
+    def exchange(self, request: bytes) -> bytes:
+        """Send a request, and wait for its reply.
 
         Raises:
             OSError: The other end is gone.
         """
         self._busy = True
         self._socket.sendall(_LENGTH.pack(len(request)) + request)
-
-    def receive(self) -> bytes:
-        """Wait for the reply to the request that was sent last.
-
-        Raises:
-            OSError: The other end is gone.
-        """
         (length,) = _LENGTH.unpack(self._received(_LENGTH.size))
         reply = self._received(length)
         self._busy = False

@@ -33,11 +33,15 @@ class Launcher:
         address: Where it is, for those who are elsewhere.
         executor: Name of the executor.
         management: Handle of the management actor; None in a process that says nothing to it.
+
+    Attributes:
+        local_address: Where this process answers workers of this machine; empty for nowhere.
     """
 
     def __init__(self, folder: StorageFolder, address: StorageAddress, executor: str, management: Any = None) -> None:
         self._folder, self.address, self._executor = folder, address, executor
         self.management = management
+        self.local_address = ""
         self._stored_code: set[str] = set()
         # Per set of options: `.options()` costs as much as a call.
         self._task_function = lru_cache(maxsize=4096)(partial(self._make_function, run_task))
@@ -66,7 +70,7 @@ class Launcher:
         if row.environment:
             self._environments.load(row.environment)
         function = self._bundle_function(calls[0].node.options.ray_options, row.environment)
-        return function.remote(self.owner, [pack_call(call) for call in calls])
+        return function.remote(self.owner, self.local_address, [pack_call(call) for call in calls])
 
     def start_listener(self, row: WorkflowRow, call: TaskCall, standing: Standing) -> Any:
         """Poll a listener, or acknowledge its event; the reference of the reply."""

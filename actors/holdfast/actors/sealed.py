@@ -47,6 +47,11 @@ class Sealed:
         self._payload, self._objects = payload, dict(objects or {})
         self._caught, self._wraps, self._what = caught, wraps, what
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the payloads."""
+        return self._payload.nbytes + sum(payload.nbytes for payload in self._objects.values())
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         objects = {key: _parts(payload) for key, payload in self._objects.items()}
         return unseal, (_parts(self._payload), objects, self._caught, self._wraps, self._what)

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from holdfast.actors.bundle_box import BundleBox
 
@@ -57,7 +57,7 @@ class OpenBundle:
     """
 
     keys: Sequence[Key]
-    give_back: Callable[[BundleReply], Any]
+    give_back: Callable[[BundleReply], object]
     slice_s: float
     round: int = 0
     _todo: deque[int] = field(init=False)
@@ -116,8 +116,8 @@ class OpenBundle:
         self._given_back += (self.keys[place] for place in self._todo)
         self._todo.clear()
 
-    def give_back_rest(self) -> Any:
-        """Tell what is done, and give back what has not begun. Returns what `give_back` does."""
+    def give_back_rest(self) -> None:
+        """Tell what is done, and give back what has not begun."""
         with self._lock:
             self._drop_rest()
             told = BundleReply(
@@ -127,7 +127,7 @@ class OpenBundle:
                 busy_s=time.monotonic() - self._begun_s,
                 round=self.round,
             )
-        return self.give_back(told)
+        self.give_back(told)
 
 
 class _Watcher:

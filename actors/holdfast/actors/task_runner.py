@@ -75,13 +75,14 @@ def run_task(packed_call: bytes) -> Reply | bytes | None:
     return pack_reply(_run_with_followers(call))
 
 
-def run_bundle(owner: str, packed_calls: Sequence[bytes]) -> BundleReply:
+def run_bundle(owner: str, local_address: str, packed_calls: Sequence[bytes]) -> BundleReply:
     """Run tiny tasks, one after the other, each with the in-place tasks that follow it here.
 
     One that follows the task before it is begun when what came of that is durable: this process logs it.
 
     Args:
         owner: Whoever sent it, for what is noted of it in this machine's memory.
+        local_address: Where their executor answers on its machine; empty for nowhere.
         packed_calls: The tasks, of one executor.
 
     Returns:
@@ -93,9 +94,11 @@ def run_bundle(owner: str, packed_calls: Sequence[bytes]) -> BundleReply:
     refuse_repetition()
     calls = [unpack_call(packed) for packed in packed_calls]
     _prepare(calls[0])
-    executor, place, until_s, round_ = _executor(calls[0].executor), _place(), time.monotonic() + _STAYS_S, 0
-    is_near = _is_near(calls[0].storage.node_id)
-    box = BundleBox(owner, place) if is_near else None
+    executor, place, until_s, round_ = calls[0].executor, _place(), time.monotonic() + _STAYS_S, 0
+    box = None
+    if _is_near(calls[0].storage.node_id):
+        box = BundleBox(owner, place)
+        _local.know(executor, local_address)
     while True:
         reply = _run_bundle(calls, place, round_, box)
         if box is None or time.monotonic() > until_s:
@@ -112,15 +115,10 @@ def run_bundle(owner: str, packed_calls: Sequence[bytes]) -> BundleReply:
 
 
 def _run_bundle(calls: Sequence[TaskCall], place: str, round_: int, box: BundleBox | None) -> BundleReply:
-    executor = _executor(calls[0].executor)
     ended: Reply | None = None
 
     def may_begin(number: int) -> bool:
         return not calls[number].follows or (box is not None and _log_ahead(calls[number - 1], ended))
-
-    def give_back() -> None:
-        # The executor is to know that a task which follows another runs here, before that says anything.
-        ray.get(bundle.give_back_rest())
 
     def run_one(number: int) -> bytes:
         nonlocal ended
@@ -128,7 +126,7 @@ def _run_bundle(calls: Sequence[TaskCall], place: str, round_: int, box: BundleB
         if call.follows:
             assert isinstance(ended, Returned)
             call = replace(call, values=(Value(ended.base),))
-        ended = reply = _run_with_followers(call, give_back if call.follows else None)
+        ended = reply = _run_with_followers(call, bundle.give_back_rest if call.follows else None)
         packed = pack_reply(reply)
         if box is not None and isinstance(packed, bytes) and len(packed) <= LARGEST_NOTED:
             return packed
@@ -136,13 +134,14 @@ def _run_bundle(calls: Sequence[TaskCall], place: str, round_: int, box: BundleB
         ended = None
         if reply is not None:
             if call.follows:
-                give_back()
+                # The executor is to know that it runs here before it says anything.
+                bundle.give_back_rest()
             _report(call, reply)
         return REPORTED
 
     bundle = OpenBundle(
         [(call.seq, call.task, call.attempt) for call in calls],
-        lambda told: executor.take_back.remote(place, told),
+        lambda told: _ask(calls[0], "take_back", place, told),
         GIVE_BACK_AFTER_S,
         round_,
     )
@@ -169,12 +168,21 @@ def _store(path: str) -> KeyValueStore:
     return StorageFolder.open(path, create=False).kv
 
 
-def _local_address(executor: Any) -> str:
-    address: str = ray.get(executor.local_address.remote())
+def _find_local_address(executor: str) -> str:
+    address: str = ray.get(_executor(executor).local_address.remote())
     return address
 
 
-_local = LocalCaller(_local_address)
+_local = LocalCaller(_find_local_address)
+"""Executors are known by their names here: to get the handle of one takes a tenth of a second, the first time."""
+
+
+def _ask(call: TaskCall, method: str, *arguments: Any) -> Any:
+    """Ask the executor of a call, on the short way where there is one."""
+    if _is_near(call.storage.node_id):
+        with suppress(NotHereError):
+            return _local.call(call.executor, method, *arguments)
+    return ray.get(getattr(_executor(call.executor), method).remote(*arguments))
 
 
 def _prepare(call: TaskCall) -> None:
@@ -205,13 +213,7 @@ def _run_with_followers(call: TaskCall, before_report: Callable[[], object] | No
 
 def _report(call: TaskCall, reply: Reply) -> Sequence[TaskCall]:
     """Have a reply made durable; the tasks to run here next."""
-    executor, following = _executor(call.executor), None
-    if _is_near(call.storage.node_id):
-        with suppress(NotHereError):
-            following = _local.call(executor, "report", _place(), reply)
-    if following is None:
-        following = ray.get(executor.report.remote(_place(), reply))
-    return [unpack_call(packed) for packed in following]
+    return [unpack_call(packed) for packed in _ask(call, "report", _place(), reply)]
 
 
 @lru_cache(maxsize=8)

@@ -8,17 +8,14 @@ more sends on to the other.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from holdfast.actors import names
 from holdfast.actors.client import Platform, fetch
-from holdfast.actors.local_calls import NotHereError
-from holdfast.actors.operations import Elsewhere
 from holdfast.actors.requests import Answer
 from holdfast.actors.virtual.operations import ActorDone
 from holdfast.actors.virtual.requests import ActorPlace, CallRequest, Taken
@@ -61,20 +58,14 @@ def start(platform: Platform, place: ActorPlace, request: CallRequest) -> ray.Ob
 
 
 def _taken(platform: Platform, place: ActorPlace, request: CallRequest) -> ray.ObjectRef[Any]:
-    outcome: Any = None
-    with suppress(NotHereError, ValueError, RayActorError):
-        host = _host(platform, place)
-        taking = platform.begin_local(host, "take", request, True)
-        # Made while the host makes the call durable: to make the reference takes as long as a flush.
-        followed: ray.ObjectRef[Any] = host.follow.remote(request)
-        outcome = taking()
-        if isinstance(outcome, Taken) and outcome.followed:
-            return followed
-    if outcome is None or isinstance(outcome, Elsewhere):
-        outcome = _ask(platform, place, "take", request)
+    outcome = _ask(platform, place, "take", request)
     if isinstance(outcome, BaseException):
         raise outcome
     assert isinstance(outcome, Taken)
+    if outcome.answer is not None and outcome.answer.error is None:
+        # Over already: to have Ray ask for it once more would cost as much as the call.
+        value: ray.ObjectRef[Any] = ray.put(outcome.answer.value)
+        return value
     result: ray.ObjectRef[Any] = _host(platform, place).result.remote(replace(request, accepted=outcome.number))
     return result
 

@@ -28,7 +28,7 @@ from holdfast.actors.operating_system import this_process
 from holdfast.actors.operations import Elsewhere
 from holdfast.actors.ray_untyped import remote
 from holdfast.actors.requests import Answer
-from holdfast.actors.storage_access import StorageAddress, access
+from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress, access
 from holdfast.actors.values import set_cluster_nonce
 from holdfast.actors.virtual.answers import CallAnswers, sealed_error
 from holdfast.actors.virtual.consequences import Consequences
@@ -75,8 +75,6 @@ _NO_TIME_S = 0.003
 _IDLE_S = 30.0
 _MOST_HELD = 10_000
 _TRY_AGAIN_S = 1.0
-_FOLLOWED_S = 60.0
-_MOST_FOLLOWED = 10_000
 _STANDARD_ERROR = 2
 
 
@@ -118,7 +116,6 @@ class VirtualActorHost:
         self._local = LocalService({"call": self.call, "submit": self.submit, "take": self.take, "read": self.read})
         self._closed, self._took_up_s = False, time.monotonic()
         self._wanted: set[str] = set()
-        self._following: dict[str, asyncio.Future[CallAccepted | None]] = {}
         self._early: dict[tuple[int, int], Answer] = {}
         self._recover_all()
         self._look()
@@ -181,52 +178,17 @@ class VirtualActorHost:
             return ActorDone(seq=outcome.seq, fresh=outcome.fresh, number=outcome.number)
         return outcome
 
-    async def take(self, request: CallRequest, followed: bool = False) -> Taken | Elsewhere | Exception:
-        """As `submit`, for one who asks for the value next; what is over in no time is written once.
-
-        Args:
-            request: The call.
-            followed: `follow` is called too, at the same time.
-        """
+    async def take(self, request: CallRequest) -> Taken | Elsewhere | Exception:
+        """As `submit`; what is over in no time is written once, and its answer given at once."""
         outcome = await self._accept(request, logged=False)
-        durable = isinstance(outcome, CallAccepted) and await self._make_durable(outcome, request.nonce)
-        if followed:
-            following = self._followed(request.nonce)
-            if not following.done():
-                following.set_result(outcome if isinstance(outcome, CallAccepted) and durable else None)
         if not isinstance(outcome, CallAccepted):
             return outcome
-        if durable:
-            return Taken(number=outcome.number, followed=followed)
-        submitted = await self.submit(request)
-        return Taken(number=submitted.number) if isinstance(submitted, ActorDone) else submitted
-
-    async def follow(self, request: CallRequest) -> Any:
-        """The value of a call that `take` accepts, and that alone; nothing when it is refused."""
-        if request.nonce not in self._following:
-            # Repeated by Ray, in a process that comes after the one that accepted it; or it is only about to come.
-            with self._kv.read() as txn:
-                row = actor_store.find(txn, request.actor_id)
-                number = None if row is None else actor_store.call_of_mark(txn, row.seq, request.nonce)
-            if number is not None:
-                return await self.result(replace(request, accepted=number))
-        following = self._followed(request.nonce)
-        await asyncio.wait([following], timeout=_FOLLOWED_S)
-        self._following.pop(request.nonce, None)
-        outcome = following.result() if following.done() else None
-        if outcome is None:
-            return None
-        found = await self._answer_of(outcome, request)
-        return await self.result(_known(request, outcome)) if found is None else _delivered(found)
-
-    def _followed(self, nonce: str) -> asyncio.Future[CallAccepted | None]:
-        found = self._following.get(nonce)
-        if found is None:
-            found = self._following[nonce] = self._loop.create_future()
-            if len(self._following) > _MOST_FOLLOWED:
-                # Of callers that died in between.
-                del self._following[next(iter(self._following))]
-        return found
+        if not await self._make_durable(outcome, request.nonce):
+            submitted = await self.submit(request)
+            return Taken(number=submitted.number) if isinstance(submitted, ActorDone) else submitted
+        answer = self._early.pop((outcome.seq, outcome.number), None)
+        small = answer is not None and (answer.value is None or answer.value.nbytes <= INLINE_BYTES)
+        return Taken(number=outcome.number, answer=answer if small else None)
 
     async def start(self, request: CallRequest, acknowledge_to: str) -> Any:
         """`submit`, acknowledged over a local socket, then the value.

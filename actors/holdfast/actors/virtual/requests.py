@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.plain_pickle import PlainPickle
 from holdfast.storage.payload import Payload
+
+if TYPE_CHECKING:
+    from holdfast.actors.requests import Answer
 
 CONSTRUCTOR = "__init__"
 """The method of the call that makes an actor."""
@@ -79,11 +82,11 @@ class Taken(PlainPickle):
 
     Attributes:
         number: Its own; -1 when there was nothing to do.
-        followed: Whether `follow` has its value, if that was asked for.
+        answer: What came of it, when it was over in no time and is small; None: ask for it.
     """
 
     number: int
-    followed: bool = False
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
