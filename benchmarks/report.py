@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.table import Table
 
+from benchmarks.naps import ASKED_KIB, ASKED_LATE_MS, ASLEEP_S, COUNT
 from benchmarks.workloads import WORKLOADS
 
 
@@ -45,6 +47,28 @@ class Comparison:
         return all(found == self.expected_tasks for found in self.logged_tasks)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Naps:
+    """All repeats of the sleepers, of both engines: what `benchmarks.naps` says, with the engine's name."""
+
+    rows: Sequence[Mapping[str, Any]]
+
+    def median(self, engine: str, figure: str) -> float:
+        """Of one figure, over the repeats."""
+        return float(statistics.median(row[figure] for row in self.rows if row["engine"] == engine))
+
+    @property
+    def durable(self) -> bool:
+        """Whether all were found in the stores when these were opened again."""
+        return all(row["found"] == COUNT for row in self.rows if row["engine"] == "holdfast")
+
+    @property
+    def met(self) -> bool:
+        """Whether they are as small and as punctual as was asked for."""
+        small = self.median("holdfast", "kib_each") <= ASKED_KIB
+        return small and self.median("holdfast", "late_p99_ms") <= ASKED_LATE_MS
+
+
 def as_table(comparisons: Sequence[Comparison], caption: str) -> Table:
     """The comparisons, for people."""
     table = Table(title="Holdfast and plain Ray", title_style="bold", caption=caption, caption_justify="left")
@@ -66,6 +90,21 @@ def as_table(comparisons: Sequence[Comparison], caption: str) -> Table:
             f"{durable} of {comparison.expected_tasks}",
             f"{workload.asked_speed:.3g}x: {verdict}",
         )
+    return table
+
+
+def naps_as_table(naps: Naps, caption: str) -> Table:
+    """The sleepers, for people."""
+    title = f"{COUNT:,} workflows that sleep {ASLEEP_S:g} s each, and calls of an actor of Ray's that do"
+    table = Table(title=title, title_style="bold", caption=caption, caption_justify="left")
+    for name in ("", "KiB each", "late, p50", "late, p99"):
+        table.add_column(name, justify="right" if name else "left")
+    for engine, called in (("holdfast", "Holdfast"), ("plain_ray", "plain Ray")):
+        kib, middle, last = (naps.median(engine, name) for name in ("kib_each", "late_p50_ms", "late_p99_ms"))
+        table.add_row(called, f"{kib:.1f}", f"{middle:.1f} ms", f"{last:.1f} ms")
+    verdict = "[green]met[/]" if naps.met else "[bold red]not met[/]"
+    lost = "" if naps.durable else "; [bold red]NOT ALL were found[/]"
+    table.add_row(f"asked: {verdict}{lost}", f"{ASKED_KIB:g}", "", f"{ASKED_LATE_MS:g} ms")
     return table
 
 

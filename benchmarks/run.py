@@ -18,11 +18,12 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.machine import machine_line
-from benchmarks.report import Comparison, as_table
+from benchmarks.report import Comparison, Naps, as_table, naps_as_table
 from benchmarks.workloads import WORKLOADS
 
 PROJECT = Path(__file__).resolve().parents[1]
 MEASUREMENT_LIMIT_S = 300
+NAPS = "sleepers"
 
 
 class MeasurementError(Exception):
@@ -32,37 +33,49 @@ class MeasurementError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for. Returns 1 when a store had lost a task; a missed speed is only shown."""
     asked = _parser().parse_args(arguments)
-    names = asked.only.split(",") if asked.only else list(WORKLOADS)
-    if unknown := [name for name in names if name not in WORKLOADS]:
-        raise SystemExit(f"no workload {unknown[0]!r}; there are {', '.join(WORKLOADS)}")
+    known = [*WORKLOADS, NAPS]
+    names = asked.only.split(",") if asked.only else known
+    if unknown := [name for name in names if name not in known]:
+        raise SystemExit(f"no workload {unknown[0]!r}; there are {', '.join(known)}")
     console = Console(stderr=True)
     machine = machine_line()
     rows: list[dict[str, Any]] = []
     for repeat in range(asked.repeat):
         for name in names:
             console.print(f"repeat {repeat + 1} of {asked.repeat}: {name}", highlight=False)
-            rows += [{"machine": machine, "repeat": repeat, **row} for row in _measure_both(name, repeat)]
+            measured = _measure_both(name, repeat, "benchmarks.naps" if name == NAPS else "benchmarks.measure")
+            rows += [{"machine": machine, "repeat": repeat, **row} for row in measured]
     if asked.json is not None:
         asked.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    comparisons = [_compare(name, rows) for name in names]
-    Console().print(as_table(comparisons, caption=f"median (lowest..highest) of {asked.repeat}; {machine}"))
-    return 0 if all(comparison.durable for comparison in comparisons) else 1
+    caption = f"median (lowest..highest) of {asked.repeat}; {machine}"
+    comparisons = [_compare(name, rows) for name in names if name != NAPS]
+    if comparisons:
+        Console().print(as_table(comparisons, caption=caption))
+    naps = [Naps(rows=[row for row in rows if row["workload"] == NAPS])] if NAPS in names else []
+    for one in naps:
+        Console().print(naps_as_table(one, caption=caption))
+    durable = all(one.durable for one in comparisons) and all(one.durable for one in naps)
+    return 0 if durable else 1
 
 
-def _measure_both(name: str, repeat: int) -> list[dict[str, Any]]:
+def _measure_both(name: str, repeat: int, module: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
         storage = str(Path(folder) / "store")
         rows: list[dict[str, Any]] = []
         for engine in ("holdfast", "plain_ray") if repeat % 2 == 0 else ("plain_ray", "holdfast"):
-            rows.append({"workload": name, "engine": engine, **_measure(engine, name, storage)})
+            if name == NAPS:
+                # It counts what it finds by itself.
+                rows.append({"workload": name, "engine": engine, **_measure(module, engine, storage)})
+                continue
+            rows.append({"workload": name, "engine": engine, **_measure(module, engine, name, storage)})
             if engine == "holdfast":
-                rows[-1].update(_measure("recount", name, storage))
+                rows[-1].update(_measure(module, "recount", name, storage))
         return rows
 
 
-def _measure(engine: str, name: str, storage: str) -> dict[str, Any]:
+def _measure(module: str, engine: str, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.measure", engine, name, storage],
+        [sys.executable, "-m", module, engine, *arguments],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         text=True,
@@ -70,7 +83,7 @@ def _measure(engine: str, name: str, storage: str) -> dict[str, Any]:
         check=False,
     )
     if done.returncode != 0:
-        raise MeasurementError(f"{engine} {name} ended with status {done.returncode}; its output is above")
+        raise MeasurementError(f"{engine} {arguments[0]} ended with status {done.returncode}; its output is above")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -90,7 +103,7 @@ def _compare(name: str, rows: Sequence[dict[str, Any]]) -> Comparison:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each workload (default: 3)")
-    parser.add_argument("--only", default="", help=f"some of {','.join(WORKLOADS)} (default: all)")
+    parser.add_argument("--only", default="", help=f"some of {','.join([*WORKLOADS, NAPS])} (default: all)")
     parser.add_argument("--json", type=Path, default=None, help="file for one JSON line per measurement")
     return parser
 

@@ -228,28 +228,28 @@ WORKLOADS: Mapping[str, Workload] = {
         holdfast=latency_holdfast,
         plain_ray=latency_plain_ray,
         tasks_per_workflow={f"latency-{at}": {"noop": 1} for at in range(LATENCY_RUNS)},
-        asked_speed=1 / 5,
+        asked_speed=1 / 2.5,
     ),
     "chain": Workload(
         what=f"chain of {CHAIN_LENGTH} tasks",
         holdfast=chain_holdfast,
         plain_ray=chain_plain_ray,
         tasks_per_workflow={"chain": {"noop": CHAIN_LENGTH}},
-        asked_speed=0.4,
+        asked_speed=3.0,
     ),
     "fanout": Workload(
         what=f"fan-out of {FANOUT_WIDTH} tasks and their sum",
         holdfast=fanout_holdfast,
         plain_ray=fanout_plain_ray,
         tasks_per_workflow={"fanout": {"noop": FANOUT_WIDTH, "total": 1}},
-        asked_speed=0.5,
+        asked_speed=3.0,
     ),
     "many": Workload(
         what=f"{MANY_WORKFLOWS} one-task workflows at once",
         holdfast=many_holdfast,
         plain_ray=many_plain_ray,
         tasks_per_workflow={f"many-{at}": {"noop": 1} for at in range(MANY_WORKFLOWS)},
-        asked_speed=0.12,
+        asked_speed=0.45,
     ),
     "arrays": Workload(
         what=f"chain of {ARRAYS} tasks passing arrays of {ARRAY_BYTES // 1_000_000} MB",
@@ -263,14 +263,14 @@ WORKLOADS: Mapping[str, Workload] = {
         holdfast=event_holdfast,
         plain_ray=event_plain_ray,
         tasks_per_workflow={f"event-{at}": {"holdfast.listeners.http.HTTPListener": 1} for at in range(EVENTS)},
-        asked_speed=1 / 3,
+        asked_speed=1 / 1.6,
     ),
     "actor-sequential": Workload(
         what=f"one virtual actor, {actor_calls.SEQUENTIAL} calls one after the other, against an actor of Ray's",
         holdfast=actor_calls.sequential_holdfast,
         plain_ray=actor_calls.sequential_plain_ray,
         tasks_per_workflow={"sequential": {"add": actor_calls.SEQUENTIAL + 1}},
-        asked_speed=0.3,
+        asked_speed=0.4,
     ),
     "actor-at-once": Workload(
         what=f"{actor_calls.AT_ONCE} calls over {actor_calls.ACTORS} virtual actors at once, likewise",
@@ -279,7 +279,7 @@ WORKLOADS: Mapping[str, Workload] = {
         tasks_per_workflow={
             f"at-once-{at}": {"add": actor_calls.AT_ONCE // actor_calls.ACTORS + 1} for at in range(actor_calls.ACTORS)
         },
-        asked_speed=0.3,
+        asked_speed=0.45,
     ),
     "actor-reads": Workload(
         what=f"{actor_calls.READS} read-only calls of a virtual actor, likewise",
