@@ -21,7 +21,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: scale help demo kafka test crash lint format types bench simulate clean
+.PHONY: guard scale help demo kafka test crash lint format types bench simulate clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ types: $(STAMP) ## Check the types, strictly
 
 bench: $(STAMP) ## Measure against plain Ray (REPEAT=3)
 	@$(BIN)/python -m benchmarks.run --repeat $(REPEAT) --json benchmarks.jsonl
+
+guard: $(STAMP) ## Measure once; fail when a speed is below half of what is asked
+	@$(BIN)/python -m benchmarks.run --repeat 1 --guard --only latency,chain,fanout,many,event,actor-sequential,actor-at-once,actor-reads
 
 scale: $(STAMP) ## Run very large and deep workflows, and report time and memory
 	@$(BIN)/python -m benchmarks.scale

@@ -42,6 +42,12 @@ class Comparison:
         return self.speed >= WORKLOADS[self.workload].asked_speed
 
     @property
+    def lost(self) -> bool:
+        """Whether the speed is below half of what was asked for, where that had been reached before."""
+        workload = WORKLOADS[self.workload]
+        return workload.reached and self.speed < workload.asked_speed / 2
+
+    @property
     def durable(self) -> bool:
         """Whether every task of every repeat was found in the reopened store."""
         return all(found == self.expected_tasks for found in self.logged_tasks)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 
+from benchmarks import run
 from benchmarks.naps import COUNT
 from benchmarks.report import Comparison, Naps, as_table, naps_as_table
-from benchmarks.run import main
 
 
 def comparison(holdfast_s: list[float], plain_ray_s: list[float], logged: list[int]) -> Comparison:
@@ -23,6 +25,39 @@ def test_the_speed_is_the_ratio_of_the_medians() -> None:
 def test_a_speed_at_the_asked_one_is_met_and_one_below_is_not() -> None:
     assert comparison([0.5], [1.5], [200]).met
     assert not comparison([0.5], [1.49], [200]).met
+
+
+def test_a_speed_that_was_reached_is_lost_below_half_of_what_is_asked() -> None:
+    assert not comparison([0.5], [0.75], [200]).lost
+    assert comparison([0.5], [0.74], [200]).lost
+    assert not replace(comparison([0.5], [0.01], [200]), workload="many").lost
+
+
+class TestTheGuard:
+    """On measurements made up for the purpose."""
+
+    @staticmethod
+    def run(monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> int:
+        left = list(seconds)
+
+        def measure(module: str, engine: str, *arguments: str) -> dict[str, float]:
+            if engine == "recount":
+                return {"logged_tasks": 200, "expected_tasks": 200}
+            return {"seconds": left.pop(0) if engine == "holdfast" else 1.0}
+
+        monkeypatch.setattr(run, "_measure", measure)
+        status = run.main(["--only", "chain", "--repeat", "1", "--guard"])
+        assert not left, "it was measured less often than expected"
+        return status
+
+    def test_one_that_is_fast_enough_is_measured_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.run(monkeypatch, [0.6]) == 0
+
+    def test_one_that_was_slow_by_chance_passes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.run(monkeypatch, [9.0, 0.4, 0.5]) == 0
+
+    def test_one_that_is_slow_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.run(monkeypatch, [0.9, 0.8, 0.7]) == 1
 
 
 def test_one_missing_task_in_one_repeat_is_not_durable() -> None:
@@ -64,4 +99,4 @@ def test_the_table_of_sleepers_says_what_was_not_met() -> None:
 
 def test_an_unknown_workload_is_refused_by_name() -> None:
     with pytest.raises(SystemExit, match="no workload 'sprint'; there are latency, chain, fanout, many, arrays, event"):
-        main(["--only", "chain,sprint"])
+        run.main(["--only", "chain,sprint"])
