@@ -10,7 +10,6 @@ from __future__ import annotations
 from holdfast.engine.errors import StaleLeaseError
 from holdfast.engine.records import TaskFinished
 from holdfast.engine.signals import TaskReturned
-from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.values import Value
 from holdfast.storage import workflow_store as store
 from holdfast.storage.interface import KeyValueStore
@@ -44,7 +43,6 @@ def log_ahead(kv: KeyValueStore, seq: int, epoch: int, workflow_id: str, record:
     """
     with kv.write() as txn:
         store.check_lease(txn, seq, epoch, workflow_id)
-        row = store.get(txn, seq)
-        if row is None or row.status is not WorkflowStatus.RUNNING:
+        if not store.is_running(txn, seq):
             raise StaleLeaseError(workflow_id, epoch, epoch)
-        store.write_records(txn, row, [record])
+        store.write_finished(txn, seq, record)

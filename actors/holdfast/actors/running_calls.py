@@ -36,7 +36,7 @@ from holdfast.engine.commands import AcknowledgeEvent, StartListener, StartTask
 from holdfast.engine.signals import Signal, TaskRaised
 from holdfast.storage.workflow_row import WorkflowRow
 
-MOST_AHEAD = 32
+MOST_AHEAD = 48
 """Tasks that a worker may run without being told to, at most."""
 
 _ASK_AGAIN_S = 0.2

@@ -144,6 +144,11 @@ def get(txn: ReadTransaction, seq: int) -> WorkflowRow | None:
     return _read(txn, seq, f"workflow number {seq}")
 
 
+def is_running(txn: ReadTransaction, seq: int) -> bool:
+    """Whether a workflow is there and RUNNING, without reading its row."""
+    return txn.get(layout.status(WorkflowStatus.RUNNING.value, seq)) is not None
+
+
 def _read(txn: ReadTransaction, seq: int, called: str) -> WorkflowRow | None:
     raw = txn.get(layout.workflow(seq))
     try:
@@ -363,10 +368,10 @@ def write_records(txn: WriteTransaction, row: WorkflowRow, records: Iterable[Rec
     seq = row.seq
     for record in records:
         match record:
-            case TaskFinished() | TaskContinuing() | TaskFailed():
+            case TaskFinished():
+                write_finished(txn, seq, record)
+            case TaskContinuing() | TaskFailed():
                 txn.put(layout.task(seq, record.task), _encode_task(record))
-                if isinstance(record, TaskFinished):
-                    txn.delete(layout.waiting(seq, record.task))
             case GraphLogged():
                 for first, piece in encode_graph(record):
                     txn.put(layout.graph(seq, first), piece)
@@ -383,6 +388,12 @@ def write_records(txn: WriteTransaction, row: WorkflowRow, records: Iterable[Rec
             case WorkflowEnded():
                 row = _end(txn, row, record)
     return row
+
+
+def write_finished(txn: WriteTransaction, seq: int, record: TaskFinished) -> None:
+    """Write that a task has its value: it waits for nothing any more."""
+    txn.put(layout.task(seq, record.task), _encode_task(record))
+    txn.delete(layout.waiting(seq, record.task))
 
 
 def _end(txn: WriteTransaction, row: WorkflowRow, record: WorkflowEnded) -> WorkflowRow:
