@@ -10,6 +10,7 @@ STAMP := $(VENV)/.installed
 N ?= 200000
 SEED ?= 0
 REPEAT ?= 3
+PEERS ?=
 JOBS ?= 2
 # Each has a Ray, and a Kafka, of its own. Tests of one file share theirs.
 AT_A_TIME = --numprocesses=$(JOBS) --dist=loadfile
@@ -59,8 +60,8 @@ types: $(STAMP) ## Check the types, strictly
 	@$(BIN)/mypy
 	@$(BIN)/mypy examples benchmarks deploy/kafka
 
-bench: $(STAMP) ## Measure against plain Ray (REPEAT=3)
-	@$(BIN)/python -m benchmarks.run --repeat $(REPEAT) --json benchmarks.jsonl
+bench: $(STAMP) ## Measure against plain Ray (REPEAT=3; PEERS=ray_workflow,dbos measures those, too)
+	@$(BIN)/python -m benchmarks.run --repeat $(REPEAT) --peers "$(PEERS)" --json benchmarks.jsonl
 
 guard: $(STAMP) ## Measure once; fail when a speed is below half of what is asked
 	@$(BIN)/python -m benchmarks.run --repeat 1 --guard --only latency,chain,fanout,many,event,actor-sequential,actor-at-once,actor-reads
@@ -72,6 +73,6 @@ simulate: $(STAMP) ## Run N=200000 random schedules of the engine
 	@$(BIN)/python -m tests.simulation --schedules $(N) --seed $(SEED)
 
 clean: ## Remove what the other commands made
-	rm -rf $(VENV) .demo .kafka build dist benchmarks.jsonl
+	rm -rf $(VENV) .demo .kafka .peers build dist benchmarks.jsonl
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

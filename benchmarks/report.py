@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
 
 from benchmarks.naps import ASKED_KIB, ASKED_LATE_MS, ASLEEP_S, COUNT
+from benchmarks.peers import PEERS
 from benchmarks.workloads import WORKLOADS
 
 
@@ -23,6 +24,7 @@ class Comparison:
         plain_ray_s: Seconds, one per repeat.
         logged_tasks: What was found in the reopened stores, one count per repeat.
         expected_tasks: What each store had to hold.
+        peers_s: Seconds of other engines, by name, one per repeat.
     """
 
     workload: str
@@ -30,6 +32,7 @@ class Comparison:
     plain_ray_s: Sequence[float]
     logged_tasks: Sequence[int]
     expected_tasks: int
+    peers_s: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def speed(self) -> float:
@@ -84,6 +87,9 @@ def as_table(comparisons: Sequence[Comparison], caption: str) -> Table:
     table.add_column("speed", justify="right")
     table.add_column("logged", justify="right")
     table.add_column("asked")
+    peers = list(dict.fromkeys(name for comparison in comparisons for name in comparison.peers_s))
+    for name in peers:
+        table.add_column(PEERS[name].called, justify="right")
     for comparison in comparisons:
         workload = WORKLOADS[comparison.workload]
         verdict = "[green]met[/]" if comparison.met else "[bold red]not met[/]"
@@ -95,6 +101,7 @@ def as_table(comparisons: Sequence[Comparison], caption: str) -> Table:
             f"{comparison.speed:.2f}x",
             f"{durable} of {comparison.expected_tasks}",
             f"{workload.asked_speed:.3g}x: {verdict}",
+            *(_of_peer(comparison, name) for name in peers),
         )
     return table
 
@@ -112,6 +119,14 @@ def naps_as_table(naps: Naps, caption: str) -> Table:
     lost = "" if naps.durable else "; [bold red]NOT ALL were found[/]"
     table.add_row(f"asked: {verdict}{lost}", f"{ASKED_KIB:g}", "", f"{ASKED_LATE_MS:g} ms")
     return table
+
+
+def _of_peer(comparison: Comparison, name: str) -> str:
+    seconds = comparison.peers_s.get(name)
+    if not seconds:
+        return ""
+    speed = statistics.median(comparison.plain_ray_s) / statistics.median(seconds)
+    return f"{1000 * statistics.median(seconds):,.1f} ms, {speed:.2f}x"
 
 
 def _milliseconds(seconds: Sequence[float]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.machine import machine_line
+from benchmarks.peers import PEERS, python_of
 from benchmarks.report import Comparison, Naps, as_table, naps_as_table
 from benchmarks.workloads import WORKLOADS
 
@@ -41,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = asked.only.split(",") if asked.only else known
     if unknown := [name for name in names if name not in known]:
         raise SystemExit(f"no workload {unknown[0]!r}; there are {', '.join(known)}")
+    peers = [name for name in asked.peers.split(",") if name]
+    if unknown := [name for name in peers if name not in PEERS]:
+        raise SystemExit(f"no peer {unknown[0]!r}; there are {', '.join(PEERS)}")
+    pythons = {name: python_of(name) for name in peers}
     console = Console(stderr=True)
     machine = machine_line()
     rows: list[dict[str, Any]] = []
@@ -48,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def measure(repeat: int, name: str, of: int) -> None:
         console.print(f"repeat {repeat + 1} of {of}: {name}", highlight=False)
         measured = _measure_both(name, repeat, "benchmarks.naps" if name == NAPS else "benchmarks.measure")
+        measured += [
+            _measure_peer(peer, python, name) for peer, python in pythons.items() if name in PEERS[peer].workloads
+        ]
         rows.extend({"machine": machine, "repeat": repeat, **row} for row in measured)
 
     for repeat in range(asked.repeat):
@@ -89,9 +97,15 @@ def _measure_both(name: str, repeat: int, module: str) -> list[dict[str, Any]]:
         return rows
 
 
-def _measure(module: str, engine: str, *arguments: str) -> dict[str, Any]:
+def _measure_peer(peer: str, python: Path, name: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
+        seconds = _measure(f"benchmarks.peers.{peer}", name, str(Path(folder) / "store"), python=python)
+    return {"workload": name, "engine": peer, **seconds}
+
+
+def _measure(module: str, engine: str, *arguments: str, python: Path | None = None) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", module, engine, *arguments],
+        [python or sys.executable, "-m", module, engine, *arguments],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         text=True,
@@ -113,13 +127,19 @@ def _compare(name: str, rows: Sequence[dict[str, Any]]) -> Comparison:
         plain_ray_s=[row["seconds"] for row in plain],
         logged_tasks=[row["logged_tasks"] for row in ours],
         expected_tasks=ours[0]["expected_tasks"],
+        peers_s={peer: found for peer in PEERS if (found := _seconds(rows, name, peer))},
     )
+
+
+def _seconds(rows: Sequence[dict[str, Any]], name: str, engine: str) -> list[float]:
+    return [row["seconds"] for row in rows if row["workload"] == name and row["engine"] == engine]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each workload (default: 3)")
     parser.add_argument("--only", default="", help=f"some of {','.join([*WORKLOADS, NAPS])} (default: all)")
+    parser.add_argument("--peers", default="", help=f"other engines to measure, too: some of {','.join(PEERS)}")
     parser.add_argument("--guard", action="store_true", help="fail when a speed is below half of what is asked")
     parser.add_argument("--json", type=Path, default=None, help="file for one JSON line per measurement")
     return parser

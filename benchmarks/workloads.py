@@ -16,16 +16,17 @@ from typing import Any
 import ray
 
 from benchmarks import actor_calls
+from benchmarks.sizes import (
+    ARRAY_BYTES,
+    ARRAYS,
+    CHAIN_LENGTH,
+    EVENTS,
+    FANOUT_WIDTH,
+    LATENCY_RUNS,
+    MANY_WORKFLOWS,
+)
 from holdfast import workflow
 from holdfast.listeners import HTTPListener
-
-LATENCY_RUNS = 100
-CHAIN_LENGTH = 200
-FANOUT_WIDTH = 1000
-MANY_WORKFLOWS = 500
-EVENTS = 200
-ARRAYS = 5
-ARRAY_BYTES = 50_000_000
 
 
 @ray.remote
