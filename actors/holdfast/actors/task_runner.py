@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from holdfast.actors import names
 from holdfast.actors.bundle_box import LARGEST_NOTED, BundleBox
@@ -139,9 +140,14 @@ def _run_bundle(calls: Sequence[TaskCall], place: str, round_: int, box: BundleB
             _report(call, reply)
         return REPORTED
 
+    def give_back(told: BundleReply) -> None:
+        # Where the executor is not there to hear it, the reply says it once more.
+        with suppress(RayError, ValueError):
+            _ask(calls[0], "take_back", place, told)
+
     bundle = OpenBundle(
         [(call.seq, call.task, call.attempt) for call in calls],
-        lambda told: _ask(calls[0], "take_back", place, told),
+        give_back,
         GIVE_BACK_AFTER_S,
         round_,
     )
