@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
+from holdfast.actors import task_bundle
 from holdfast.actors.bundle_box import BundleBox, Done, read_box
 from holdfast.actors.task_bundle import BundleReply, Key, OpenBundle
 
@@ -25,6 +28,14 @@ def place() -> Iterator[str]:
 
 def reply_of(place: int) -> bytes:
     return f"reply {place}".encode()
+
+
+def until_watched() -> None:
+    """Whoever watches sleeps until the bundle that runs now has taken too long."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while task_bundle._watcher._looks_s == math.inf:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
 
 
 ALL = [reply_of(place) for place in range(4)]
@@ -82,6 +93,19 @@ def test_what_is_done_is_told_when_the_last_one_takes_long(place: str) -> None:
 
     assert OpenBundle(KEYS, hear, 0.05).run(run_one, None).replies == tuple(ALL)
     assert [(reply.replies, reply.unbegun) for reply in told] == [(tuple(ALL[:3]), ())]
+
+
+def test_one_that_may_take_forever_is_not_waited_for_by_the_next() -> None:
+    def run_one(place: int) -> bytes:
+        until_watched()
+        return reply_of(place)
+
+    OpenBundle(KEYS[:1], refuse, NEVER_S).run(run_one, None)
+    told = threading.Event()
+    OpenBundle(KEYS[:1], lambda _: told.set(), 0.05).run(
+        lambda place: (told.wait(DEADLINE_S), reply_of(place))[1], None
+    )
+    assert told.is_set()
 
 
 def test_what_is_done_is_noted_before_the_next_begins(place: str) -> None:

@@ -9,6 +9,7 @@ nobody would find it each task is reported before the next begins.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -141,7 +142,7 @@ class _Watcher:
         self._changed = threading.Condition()
         self._bundle: OpenBundle | None = None
         self._due_s = 0.0
-        self._idle = False
+        self._looks_s = math.inf
         self._process = 0
 
     def watch(self, bundle: OpenBundle, due_s: float) -> None:
@@ -151,7 +152,7 @@ class _Watcher:
             if self._process != os.getpid():
                 self._process = os.getpid()
                 threading.Thread(target=self._watch, name="holdfast-bundle", daemon=True).start()
-            elif self._idle:
+            elif due_s < self._looks_s:
                 self._changed.notify()
 
     def forget(self, bundle: OpenBundle) -> None:
@@ -168,10 +169,10 @@ class _Watcher:
         with self._changed:
             while True:
                 if self._bundle is None:
-                    self._idle = True
+                    self._looks_s = math.inf
                     self._changed.wait()
-                    self._idle = False
                 elif (left_s := self._due_s - time.monotonic()) > 0:
+                    self._looks_s = self._due_s
                     self._changed.wait(left_s)
                 else:
                     due, self._bundle = self._bundle, None
