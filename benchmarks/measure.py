@@ -14,7 +14,8 @@ from typing import Any
 
 import ray
 
-from benchmarks.workloads import WORKLOADS, Workload, durable_noop, durable_total, noop, total
+from benchmarks.tasks import noop, total
+from benchmarks.workloads import WORKLOADS, Workload, durable_noop, durable_total
 from holdfast import workflow
 
 WARM_UP_TASKS = 32

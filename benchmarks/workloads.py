@@ -25,35 +25,9 @@ from benchmarks.sizes import (
     LATENCY_RUNS,
     MANY_WORKFLOWS,
 )
+from benchmarks.tasks import fill, grow, noop, total
 from holdfast import workflow
 from holdfast.listeners import HTTPListener
-
-
-@ray.remote
-def noop(value: int) -> int:
-    """A task that does nothing, so that only its handling is measured."""
-    return value
-
-
-@ray.remote
-def total(*values: int) -> int:
-    """The sum of what the tasks before it gave."""
-    return sum(values)
-
-
-@ray.remote
-def fill() -> Any:
-    """An array of bytes, all 1."""
-    import numpy as np  # noqa: PLC0415 - needed by this workload only
-
-    return np.ones(ARRAY_BYTES, dtype=np.uint8)
-
-
-@ray.remote
-def grow(array: Any) -> Any:
-    """A new array, each byte one more."""
-    return array + 1
-
 
 durable_noop = noop.options(**workflow.options(task_id="noop"))
 durable_total = total.options(**workflow.options(task_id="total"))

@@ -16,34 +16,9 @@ import ray
 from ray import workflow
 
 from benchmarks import sizes
+from benchmarks.tasks import fill, grow, noop, total
 
 _WARM_UP_TASKS = 32
-
-
-@ray.remote
-def noop(value: int) -> int:
-    """A task that does nothing."""
-    return value
-
-
-@ray.remote
-def total(*values: int) -> int:
-    """The sum of what the tasks before it gave."""
-    return sum(values)
-
-
-@ray.remote
-def fill() -> Any:
-    """An array of bytes, all 1."""
-    import numpy as np  # noqa: PLC0415 - needed by this workload only
-
-    return np.ones(sizes.ARRAY_BYTES, dtype=np.uint8)
-
-
-@ray.remote
-def grow(array: Any) -> Any:
-    """A new array, each byte one more."""
-    return array + 1
 
 
 def latency() -> float:

@@ -6,11 +6,13 @@ import asyncio
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from ray.exceptions import WorkerCrashedError
 
 from holdfast.actors.bundle_box import BundleBox
+from holdfast.actors.consequences import Consequences
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.logging_ahead import finished_task, log_ahead
 from holdfast.actors.operations import Accepted, Cancel, Delete, Deliver, Recover, Submit
@@ -272,6 +274,20 @@ class TestDeaths:
             assert not desk.signals
 
         asyncio.run(play())
+
+
+def test_people_read_that_a_task_runs_before_they_read_that_it_has_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    core = ExecutorCore(MemoryStore(), "e")
+    core.perform([Submit(workflow_id="w", graph=chain(3), nonce="n")], 1.0)
+    (seq,) = core.held
+    signals = [
+        TaskReturned(task=task, attempt=1, value=None, started_unix_s=1.0, ended_unix_s=2.0) for task in range(2)
+    ]
+    batch = core.perform([Deliver(seq=seq, signal=signal) for signal in signals], 3.0)
+    nobody: Any = MagicMock()
+    Consequences(nobody, nobody, nobody, nobody, nobody, nobody).carry_out(batch)
+    said = [(line.split("[")[1].split("]")[0], line[-3:-1]) for line in capsys.readouterr().err.splitlines()]
+    assert said == [("SUCCESSFUL", "t0"), ("RUNNING", "t1"), ("SUCCESSFUL", "t1"), ("RUNNING", "t2")]
 
 
 class TestLogging:

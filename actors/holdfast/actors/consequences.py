@@ -63,9 +63,15 @@ class Consequences:
         for seq in batch.lost:
             self._calls.stop_all(seq)
             self._reports.ended(seq)
+        # What a worker has run ahead is started and finished in one batch.
+        started = {(row.seq, one.task) for row, one in batch.commands if isinstance(one, StartTask)}
+        said = set()
         for row, record in batch.logged:
             self._reports.logged(row, record)
             if isinstance(record, TaskFinished):
+                if (row.seq, record.task) in started:
+                    said.add((row.seq, record.task))
+                    self._say_task(row, record.task_id, "RUNNING")
                 self._say_task(row, record.task_id, "SUCCESSFUL")
             elif isinstance(record, TaskFailed):
                 self._say_task(row, record.task_id, "FAILED")
@@ -78,7 +84,8 @@ class Consequences:
         for row, command in batch.commands:
             match command:
                 case StartTask():
-                    self._say_task(row, command.node.task_id, "RUNNING")
+                    if (row.seq, command.task) not in said:
+                        self._say_task(row, command.node.task_id, "RUNNING")
                     self._calls.start_task(row, command)
                 case StartListener() | AcknowledgeEvent():
                     self._calls.start_listener(row, command)

@@ -133,9 +133,9 @@ class RunningCalls:
 
     def start_task(self, row: WorkflowRow, command: StartTask) -> None:
         """Start a task: where it is to run in place, or anywhere; or later, when too many of its kind are out."""
-        call = self._call_of(row, command)
-        if self._was_begun_ahead(call):
+        if self._was_begun_ahead(row.seq, command):
             return
+        call = self._call_of(row, command)
         place = None if command.place is None else self._calls.get(command.place)
         if command.place is not None and place is not None:
             place.assigned[row.seq, command.task] = (row, call)
@@ -147,11 +147,15 @@ class RunningCalls:
         self._queue_of(kind).put((row, call))
         self._launch_soon(kind)
 
-    def _was_begun_ahead(self, call: TaskCall) -> bool:
+    def _was_begun_ahead(self, seq: int, command: StartTask) -> bool:
         """Whether a worker has begun this already; what comes of it is told to the run by itself."""
-        attempt, epoch = self._ran_ahead.pop((call.seq, call.task), (0, 0))
+        attempt, epoch = self._ran_ahead.pop((seq, command.task), (0, 0))
         # A run that has ended in the same batch is under no lease any more.
-        return attempt == call.attempt and call.epoch in (epoch, 0)
+        return attempt == command.attempt and self._epoch_of(seq) in (epoch, 0)
+
+    def _epoch_of(self, seq: int) -> int:
+        held = self._held(seq)
+        return 0 if held is None else held.epoch
 
     def start_listener(self, row: WorkflowRow, command: StartListener | AcknowledgeEvent) -> None:
         """Poll a listener, or acknowledge its event."""
@@ -295,7 +299,7 @@ class RunningCalls:
             executor=self._executor,
             storage=self._address,
             event=command.event if isinstance(command, AcknowledgeEvent) else None,
-            epoch=0 if (held := self._held(row.seq)) is None else held.epoch,
+            epoch=self._epoch_of(row.seq),
         )
 
     def _refuse(self, call: TaskCall, error: Exception) -> None:

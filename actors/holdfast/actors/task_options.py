@@ -50,6 +50,7 @@ _NOT_FORWARDED = frozenset(
         "max_retries",
         "retry_exceptions",
         "name",
+        _MAX_CALLS,
         "_generator_backpressure_num_objects",
         "_num_objects_per_yield",
     }
@@ -294,7 +295,6 @@ def _pickle_ray_options(ray_options: Mapping[str, Any], max_calls: int | None) -
     labels = dict(ray_options.get(_LABELS) or {})
     if labels:
         kept[_LABELS] = labels
-    kept.pop(_MAX_CALLS, None)
     if max_calls:
         # 0 says that there is no limit.
         kept[_MAX_CALLS] = max_calls
