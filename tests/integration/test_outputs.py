@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 
@@ -155,3 +157,24 @@ def test_the_id_of_a_task_that_continues_gives_the_final_value(wid, tmp_path) ->
     gate.touch()
     assert ray.get([top, ref]) == ["final", "final"]
     assert workflow.get_output(wid, task_id="top") == "final"
+
+
+def test_a_driver_on_the_storage_machine_reads_a_large_value_from_its_file(platform, wid) -> None:
+    @ray.remote
+    def large():
+        return np.arange(1_000_000)
+
+    value = workflow.run(large.bind(), workflow_id=wid)
+    address = value.__array_interface__["data"][0]
+    maps = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    spans = [(*(int(end, 16) for end in line[0].split("-")), line[-1]) for line in maps]
+    (mapped,) = (path for begin, end, path in spans if begin <= address < end)
+    # The file itself, or its copy in memory, which is its reader's alone.
+    assert str(platform) in mapped or mapped.startswith("/dev/shm/holdfast-")
+    assert np.array_equal(value, np.arange(1_000_000))
+    assert np.array_equal(ray.get(workflow.get_output_async(wid)), value)
+    # One that is damaged is refused by name, this way too.
+    (blob,) = (path for path in (platform / "blobs").rglob("*") if path.is_file())
+    os.truncate(blob, 1_000_000)
+    with pytest.raises(workflow.exceptions.StorageCorruptError, match="truncated"):
+        workflow.run(large.bind(), workflow_id=wid)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import pickle
 import sys
 import threading
 import traceback
+import weakref
 
 import numpy as np
 import pytest
 import ray
 
 from holdfast.actors.error_values import RemoteTraceback, dump_error, load_error
-from holdfast.actors.sealed import Sealed
+from holdfast.actors.local_frames import NotHereError
+from holdfast.actors.sealed import InFile, Sealed
 from holdfast.actors.values import LoadContext, ValueOf, dump, load, object_key, render, set_cluster_nonce
 from holdfast.engine.errors import HoldfastError, ResultNotStoredError, TaskError
+from holdfast.storage.blobs import BlobStore
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,32 @@ def test_large_arrays_are_not_copied_in_either_direction() -> None:
     assert payload.nbytes > array.nbytes
     assert np.shares_memory(np.frombuffer(payload.buffers[0], dtype=array.dtype), array)
     assert np.shares_memory(load(payload)["a"], array)
+
+
+def test_what_was_pickled_is_free_as_soon_as_its_payload_is() -> None:
+    array = np.ones(1_000_000, dtype=np.uint8)
+    watched = weakref.ref(array)
+    gc.disable()
+    try:
+        payload = dump(array, objects={})
+        del array
+        assert watched() is not None
+        del payload
+        assert watched() is None
+    finally:
+        gc.enable()
+
+
+def test_what_was_loaded_is_free_as_soon_as_nobody_has_it() -> None:
+    payload = dump([np.ones(1_000_000, dtype=np.uint8)], objects={})
+    loaded = load(payload, LoadContext())
+    watched = weakref.ref(loaded[0])
+    gc.disable()
+    try:
+        del loaded
+        assert watched() is None
+    finally:
+        gc.enable()
 
 
 def test_small_arrays_stay_in_the_pickle() -> None:
@@ -285,6 +315,23 @@ def user_module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     yield importlib.import_module(name)
     sys.modules.pop(name, None)
+
+
+def test_a_sealed_value_in_a_file_is_read_by_who_receives_it(tmp_path) -> None:
+    blobs = BlobStore(tmp_path / "blobs")
+    array = np.arange(1_000_000)
+    key = blobs.write("a0", dump(array, objects={}))
+    sent = pickle.dumps(Sealed(InFile(str(blobs.root), key, 8_000_000), wraps=1), 5)
+    assert len(sent) < 1_000
+    received, error = pickle.loads(sent)
+    assert error is None
+    assert np.array_equal(received, array)
+    # In place: it is the file, mapped.
+    assert not received.flags.writeable
+    assert not received.flags.owndata
+    blobs.delete_group("a0")
+    with pytest.raises(NotHereError):
+        pickle.loads(sent)
 
 
 def test_who_reads_a_value_gets_his_own_imported_class_after_a_restart(user_module) -> None:

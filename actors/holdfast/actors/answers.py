@@ -11,10 +11,11 @@ import pickle
 from collections.abc import Iterable
 from typing import Any
 
+from holdfast.actors.local_frames import asked_here
 from holdfast.actors.nodes import TaskRefNode
 from holdfast.actors.operations import Elsewhere
 from holdfast.actors.requests import Answer, SealedError
-from holdfast.actors.sealed import Sealed
+from holdfast.actors.sealed import InFile, Sealed
 from holdfast.actors.storage_access import object_blob
 from holdfast.actors.values import render
 from holdfast.engine.errors import (
@@ -134,7 +135,13 @@ class Answers:
         if isinstance(base, Referring):
             objects = {key: self._folder.blobs.read(object_blob(row.nonce, key)) for key in base.objects}
             base = base.base
-        payload = _NONE if base is None else self._folder.blobs.read(base.key) if isinstance(base, Blob) else base
+        payload: Payload | InFile
+        if isinstance(base, Blob):
+            blobs = self._folder.blobs
+            here = asked_here.get() and blobs.exists(base.key)
+            payload = InFile(str(blobs.root), base.key, base.nbytes) if here else blobs.read(base.key)
+        else:
+            payload = _NONE if base is None else base
         what = f"a value of workflow {row.workflow_id!r}"
         return Sealed(payload, objects, caught=value.caught, wraps=value.wraps, what=what)
 

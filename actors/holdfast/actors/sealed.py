@@ -8,22 +8,58 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from holdfast.actors.error_values import load_error
 from holdfast.actors.load_context import LoadContext, load
+from holdfast.actors.local_frames import NotHereError
 from holdfast.actors.values import render
-from holdfast.engine.errors import HoldfastError, ResultNotLoadableError
+from holdfast.engine.errors import HoldfastError, ResultNotLoadableError, StorageMissingError
+from holdfast.storage.blobs import BlobStore
 from holdfast.storage.payload import Payload
 
 _Parts = tuple[Any, Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class InFile:
+    """A large value that its receiver reads by itself, for it is on the machine of the storage folder.
+
+    Attributes:
+        root: The folder of the blobs.
+        key: Which one.
+        nbytes: Its size.
+    """
+
+    root: str
+    key: str
+    nbytes: int
+
+    def read(self) -> Payload:
+        """The value.
+
+        Raises:
+            NotHereError: It was deleted meanwhile, with its workflow: ask again, through Ray.
+            StorageCorruptError: It is damaged.
+        """
+        try:
+            return _blobs(self.root).read(self.key)
+        except StorageMissingError as error:
+            raise NotHereError from error
+
+
+@lru_cache(maxsize=4)
+def _blobs(root: str) -> BlobStore:
+    return BlobStore(root)
 
 
 class Sealed:
     """Return this from an actor method: the caller receives the user's value.
 
     Args:
-        payload: The stored base value; of an error when `caught`.
+        payload: The stored base value; of an error when `caught`. In a file only for who can read that.
         objects: Payloads of all objects the value refers to, by key.
         caught: As in `values.render`.
         wraps: As in `values.render`.
@@ -37,7 +73,7 @@ class Sealed:
 
     def __init__(
         self,
-        payload: Payload,
+        payload: Payload | InFile,
         objects: Mapping[str, Payload] | None = None,
         *,
         caught: bool = False,
@@ -54,17 +90,20 @@ class Sealed:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         objects = {key: _parts(payload) for key, payload in self._objects.items()}
-        return unseal, (_parts(self._payload), objects, self._caught, self._wraps, self._what)
+        payload = self._payload
+        parts = payload if isinstance(payload, InFile) else _parts(payload)
+        return unseal, (parts, objects, self._caught, self._wraps, self._what)
 
 
-def unseal(parts: _Parts, objects: Mapping[str, _Parts], caught: bool, wraps: int, what: str) -> Any:
+def unseal(parts: _Parts | InFile, objects: Mapping[str, _Parts], caught: bool, wraps: int, what: str) -> Any:
     """Load the value of a `Sealed`; called by pickle in the receiving process.
 
     Raises:
         ResultNotLoadableError: Its classes cannot be found here, or refuse; names it and the reason.
+        NotHereError, StorageCorruptError: As `InFile.read`.
     """
     context = LoadContext(fetch_object=lambda key: Payload(objects[key][0], tuple(objects[key][1])), prefer_import=True)
-    payload = Payload(parts[0], tuple(parts[1]))
+    payload = parts.read() if isinstance(parts, InFile) else Payload(parts[0], tuple(parts[1]))
     try:
         base = load_error(payload, context) if caught else load(payload, context)
     except HoldfastError:

@@ -16,6 +16,7 @@ import threading
 import types
 import uuid
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import Any
 
 import ray
@@ -151,16 +152,11 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
         found: dict[str, Any],
         node_hook: NodeHook | None,
     ) -> None:
-        super().__init__(file, protocol=5, buffer_callback=self._take_buffer)
-        self._buffers, self._found, self._node_hook = buffers, found, node_hook
+        # No method of its own: a pickler remembers all that it has met, and in a cycle it would keep that, the user's
+        # arrays included, until the next garbage collection.
+        super().__init__(file, protocol=5, buffer_callback=partial(_take_buffer, buffers))
+        self._found, self._node_hook = found, node_hook
         self.refusal: BaseException | None = None
-
-    def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < _IN_BAND_BYTES:
-            return True
-        self._buffers.append(raw)
-        return False
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (type, types.FunctionType)):
@@ -186,6 +182,14 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
             self._found[key] = obj.ref
             return load_context.object_value, (key,)
         return super().reducer_override(obj)
+
+
+def _take_buffer(buffers: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
+    raw = buffer.raw()
+    if raw.nbytes < _IN_BAND_BYTES:
+        return True
+    buffers.append(raw)
+    return False
 
 
 def _dump_one(value: Any, found: dict[str, Any], node_hook: NodeHook | None, where: str) -> Payload:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from holdfast.engine.errors import StorageMissingError
 from holdfast.storage import files
+from holdfast.storage.memory_copies import MemoryCopies
 from holdfast.storage.payload import Payload, decode, frame
 
 _NAME = re.compile(r"[0-9a-f][0-9a-f.-]{0,127}\Z")
@@ -26,6 +27,9 @@ _DELETED = ".deleted-"
 class BlobStore:
     """Blobs under one folder, which is made when it is not there. Any thread and process may use it.
 
+    Attributes:
+        copies: What of them is in memory, too, for a while.
+
     Raises:
         StorageNotWritableError: The folder cannot be made.
     """
@@ -33,6 +37,7 @@ class BlobStore:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).absolute()
         self.url = self.root.as_uri()
+        self.copies = MemoryCopies(self.root)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -70,7 +75,13 @@ class BlobStore:
                     files.flush(folder / chosen)
                     files.flush_folder(folder)
             else:
-                files.write_whole(folder, chosen, frame(payload), durable=durable, url=url)
+                pieces = frame(payload)
+                if durable and name is None:
+                    # Under a name that nobody has used before there can be no copy of something else.
+                    with self.copies.kept(group, chosen, pieces) as copied:
+                        files.write_whole(folder, chosen, pieces, durable=True, url=url, cached=not copied)
+                else:
+                    files.write_whole(folder, chosen, pieces, durable=durable, url=url)
             if durable:
                 # Also when the group was there: who made it may not have come to this line yet.
                 files.flush_folder(self.root)
@@ -123,8 +134,14 @@ class BlobStore:
         except OSError as error:
             raise files.file_error(error, url) from error
         try:
+            size = os.fstat(descriptor).st_size
+            group, _, name = key.partition("/")
+            copy = self.copies.take(group, name, size)
+            if copy is not None:
+                os.close(descriptor)
+                descriptor = copy
             # An empty file cannot be mapped, and cannot be a blob.
-            mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if os.fstat(descriptor).st_size else b""
+            mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if size else b""
         finally:
             os.close(descriptor)
         return decode(memoryview(mapped), url)
@@ -154,6 +171,7 @@ class BlobStore:
             return False
         except OSError as error:
             raise files.file_error(error, f"{self.url}/{key}") from error
+        self.copies.drop(*key.split("/"))
         return True
 
     def delete_group(self, group: str) -> bool:
@@ -165,6 +183,7 @@ class BlobStore:
             return False
         except OSError as error:
             raise files.file_error(error, self.url) from error
+        self.copies.drop(group)
         shutil.rmtree(doomed, ignore_errors=True)
         return True
 
@@ -203,6 +222,7 @@ class BlobStore:
 
     def collect_garbage(self) -> int:
         """Remove what writers and deleters that died have left. Returns how many things. Disturbs nobody."""
+        self.copies.clear()
         count = 0
         for doomed in self.root.glob(f"{_DELETED}*"):
             shutil.rmtree(doomed, ignore_errors=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from holdfast.engine.errors import StorageError, StorageFullError, StorageNotWritableError
@@ -20,9 +21,12 @@ from holdfast.storage.payload import Buffer
 _TEMPORARY = ".writing-"
 # The least that POSIX promises would be 16; Linux takes 1024 pieces in one call.
 _PIECES_PER_CALL = 512
+_AT_ONCE = 1 << 20
 
 
-def write_whole(folder: Path, name: str, pieces: Iterable[Buffer], *, durable: bool, url: str) -> None:
+def write_whole(
+    folder: Path, name: str, pieces: Iterable[Buffer], *, durable: bool, url: str, cached: bool = True
+) -> None:
     """Write a file that nobody sees before it is whole.
 
     Args:
@@ -31,6 +35,7 @@ def write_whole(folder: Path, name: str, pieces: Iterable[Buffer], *, durable: b
         pieces: The content; large buffers are not copied.
         durable: Flush the file and the folder's entry before returning.
         url: What errors name.
+        cached: Whether the file is to be in the page cache then. One that nobody reads soon is written faster past it.
 
     Raises:
         StorageFullError: No space; nothing is left behind.
@@ -41,7 +46,9 @@ def write_whole(folder: Path, name: str, pieces: Iterable[Buffer], *, durable: b
         descriptor, temporary = _create_temporary(folder)
         try:
             try:
-                _write_all(descriptor, [memoryview(piece).cast("B") for piece in pieces if memoryview(piece).nbytes])
+                views = [memoryview(piece).cast("B") for piece in pieces if memoryview(piece).nbytes]
+                if cached or not _write_past_cache(descriptor, views):
+                    _write_all(descriptor, views)
                 if durable:
                     os.fsync(descriptor)
                 os.rename(temporary, folder / name)
@@ -116,6 +123,48 @@ def _create_temporary(folder: Path) -> tuple[int, Path]:
             raise
         # Somebody cleared it away between its creation and its lock.
         os.close(descriptor)
+
+
+def _write_past_cache(descriptor: int, views: Sequence[memoryview]) -> bool:
+    """Write an empty file without the page cache. Returns False when that cannot be done here: nothing is written."""
+    if not hasattr(os, "O_DIRECT"):
+        return False
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+    except OSError:
+        return False
+    # Memory of its own, which begins at a page: what is written has to.
+    window = memoryview(mmap.mmap(-1, _AT_ONCE))
+    filled = written = 0
+    try:
+        for view in views:
+            at = 0
+            while at < view.nbytes:
+                taken = min(_AT_ONCE - filled, view.nbytes - at)
+                window[filled : filled + taken] = view[at : at + taken]
+                filled, at = filled + taken, at + taken
+                if filled == _AT_ONCE:
+                    _write_at(descriptor, window, written)
+                    written, filled = written + filled, 0
+        if filled:
+            # To the end of the page; what is too much is cut off.
+            _write_at(descriptor, window[: filled + -filled % mmap.PAGESIZE], written)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # A file system that takes the flag, and nothing then.
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+        os.ftruncate(descriptor, 0)
+        return False
+    os.ftruncate(descriptor, written + filled)
+    return True
+
+
+def _write_at(descriptor: int, view: memoryview, at: int) -> None:
+    while view.nbytes:
+        written = os.pwrite(descriptor, view, at)
+        view, at = view[written:], at + written
 
 
 def _write_all(descriptor: int, views: list[memoryview]) -> None:

@@ -16,7 +16,7 @@ import orjson
 import ray
 from ray.exceptions import RayActorError, RaySystemError, RayTaskError
 
-from holdfast.actors.client import Platform, fetch, forget_platform
+from holdfast.actors.client import Platform, fetch, forget_platform, knows_platform
 from holdfast.actors.environment import capture_environment
 from holdfast.actors.graph_builder import build
 from holdfast.actors.nodes import is_task
@@ -37,6 +37,7 @@ from holdfast.listeners.http import SOURCE
 from holdfast.workflow import actor_administration
 from holdfast.workflow.metadata import task_metadata, workflow_metadata
 from holdfast.workflow.platform import get_platform
+from holdfast.workflow.threads import in_thread
 
 __all__ = [
     "cancel",
@@ -94,7 +95,7 @@ def run(
     Semantics: API.md, `run`. An id that FAILED or is RESUMABLE is resumed, whatever `dag` is given.
     """
     request = submit_request(dag, args, kwargs, workflow_id, metadata, dedicated_executor)
-    return _value(_asking(request.workflow_id, "run", request))
+    return value(_asking(request.workflow_id, "run", request))
 
 
 def run_async(
@@ -440,6 +441,18 @@ def ask(workflow_id: str, method: str, *arguments: Any) -> Any:
     return _asking(workflow_id, method, *arguments)
 
 
+async def ask_awaited(workflow_id: str, method: str, *arguments: Any) -> Any:
+    """As `ask`, from an event loop, which goes on meanwhile."""
+    with waiting():
+        try:
+            # To find it, or to start it, may take seconds.
+            platform = get_platform() if knows_platform() else await in_thread(get_platform)
+            return await platform.ask_async(workflow_id, method, *arguments)
+        except (RayActorError, ValueError) as error:
+            _forget_unless_told(error)
+            return await (await in_thread(get_platform)).ask_async(workflow_id, method, *arguments)
+
+
 def accepted(outcome: Any) -> Accepted:
     """What an executor said, when it did what was asked; else what it refused with is raised."""
     return _accepted(outcome)
@@ -534,11 +547,16 @@ def with_platform(call: Callable[[Platform], _T]) -> _T:
         try:
             return call(get_platform())
         except (RayActorError, ValueError) as error:
-            if isinstance(error, ValueError) and "Failed to look up actor" not in str(error):
-                raise
-            # The platform that this process knew was shut down, and perhaps started anew.
-            forget_platform()
+            _forget_unless_told(error)
             return call(get_platform())
+
+
+def _forget_unless_told(error: RayActorError | ValueError) -> None:
+    """Forget a platform that is not there; raise what is no sign of that."""
+    if isinstance(error, ValueError) and "Failed to look up actor" not in str(error):
+        raise error
+    # The platform that this process knew was shut down, and perhaps started anew.
+    forget_platform()
 
 
 def _management() -> Any:
@@ -560,7 +578,8 @@ def _reference(workflow_id: str) -> ray.ObjectRef[Any]:
     return with_platform(lambda platform: platform.executor_for(workflow_id).output.remote(workflow_id))
 
 
-def _value(answer: Any) -> Any:
+def value(answer: Any) -> Any:
+    """The value in what an executor answered; the error in it, or what it refused with, is raised."""
     if not isinstance(answer, Answer):
         _accepted(answer)
     if answer.error is not None:
