@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import ray
 
 from holdfast import workflow
+from holdfast.actors import client
 from holdfast.listeners import HTTPListener, KafkaListener
 from tests.integration.traces import wait_for_file
 
@@ -131,6 +135,71 @@ def test_many_run_at_once() -> None:
         return await asyncio.gather(*(workflow.aio.run(add.bind(n, 1)) for n in range(50)))
 
     assert asyncio.run(main()) == list(range(1, 51))
+
+
+def test_what_is_asked_for_together_shares_flushes(platform: Path) -> None:
+    @workflow.virtual_actor
+    class Counter:
+        def __init__(self):
+            self.count = 0
+
+        def add(self, by):
+            self.count += by
+            return self.count
+
+    counters = [Counter.get_or_create(f"counter-{n}") for n in range(10)]
+    for counter in counters:
+        counter.add.run(0)
+
+    async def main() -> None:
+        before = await asyncio.to_thread(flushes, platform)
+        assert await asyncio.gather(*(workflow.aio.run(add.bind(n, 1)) for n in range(200))) == list(range(1, 201))
+        ids = await asyncio.gather(*(workflow.aio.submit(waits(), workflow_id=f"waits-{n}") for n in range(100)))
+        assert await asyncio.gather(*(workflow.aio.send_event(wid, "k", wid) for wid in ids)) == [True] * 100
+        assert await asyncio.gather(*(workflow.aio.get_output(wid) for wid in ids)) == [("k", wid) for wid in ids]
+        # The calls of an actor follow one another, those of ten go together; a caller's take effect in its order.
+        sums = await asyncio.gather(*(counters[n % 10].add.aio.run(1) for n in range(500)))
+        assert sums == [1 + n // 10 for n in range(500)]
+        # One after the other it takes two for a workflow, two for an event and its waiter, one for a call: 1,100.
+        assert await asyncio.to_thread(flushes, platform) - before < 300
+
+    asyncio.run(main())
+
+
+def test_the_platform_is_looked_for_in_a_thread(wid, monkeypatch) -> None:
+    looked_in: list[threading.Thread] = []
+    describe = client._description
+
+    def watched(management):
+        looked_in.append(threading.current_thread())
+        return describe(management)
+
+    monkeypatch.setattr(client, "_description", watched)
+
+    async def main() -> None:
+        await workflow.aio.submit(waits(), workflow_id=wid)
+        # As in a process that has asked for nothing yet.
+        client.forget_platform()
+        assert await workflow.aio.send_event(wid, "k", 1)
+        client.forget_platform()
+        assert await workflow.aio.run(add.bind(1, 2)) == 3
+        client.forget_platform()
+        assert await workflow.aio.get_output(wid) == ("k", 1)
+
+    asyncio.run(main())
+    assert len(looked_in) >= 3
+    assert threading.main_thread() not in looked_in
+
+
+def waits():
+    return workflow.wait_for_event(HTTPListener, event_key="k")
+
+
+def flushes(platform: Path) -> int:
+    """Transactions of the store so far: each is flushed to the disk when it is committed."""
+    script = "import lmdb, sys; print(lmdb.open(sys.argv[1], readonly=True).info()['last_txnid'])"
+    said = subprocess.run([sys.executable, "-c", script, platform / "meta.lmdb"], capture_output=True, check=True)
+    return int(said.stdout)
 
 
 def test_it_works_in_an_async_actor() -> None:

@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +21,12 @@ from ray.exceptions import RayActorError, RaySystemError, RayTaskError
 
 from holdfast.actors import names
 from holdfast.actors.acknowledgements import AVAILABLE, acknowledgement_socket
+from holdfast.actors.awaited_calls import AwaitedCaller
 from holdfast.actors.direct_submission import DirectSubmission
 from holdfast.actors.following import follow
-from holdfast.actors.local_calls import LocalCaller, NotHereError
+from holdfast.actors.local_addresses import LocalAddresses
+from holdfast.actors.local_calls import LocalCaller
+from holdfast.actors.local_frames import NotHereError
 from holdfast.actors.management import Closed, PlatformConfig, PlatformDescription
 from holdfast.actors.operating_system import Process
 from holdfast.actors.operations import Elsewhere
@@ -73,6 +76,7 @@ class Platform:
     _near: bool = False
     _direct: DirectSubmission | None = None
     _local: LocalCaller | None = None
+    _awaited: AwaitedCaller | None = None
     _unheard_s: list[float] = field(default_factory=lambda: [-_UNHEARD_FOR_S])
 
     def executor(self, name: str) -> Any:
@@ -199,17 +203,28 @@ class Platform:
     async def ask_from_async(self, first: Callable[[], Any], about: str, method: str, *args: Any) -> Any:
         """As `ask_from`, from an event loop, which goes on meanwhile."""
         try:
-            outcome = await getattr(first(), method).remote(*args)
-        except RayTaskError as error:
-            if isinstance(error.cause, HoldfastError):
-                raise error.cause from None
-            raise
-        except (RayActorError, ValueError):
-            outcome = None
+            actor = first()
+        except ValueError:
+            actor = None
+        outcome = None if actor is None else await self._ask_awaited(actor, method, args)
         if outcome is not None and not isinstance(outcome, Elsewhere):
             return outcome
         # Rarely: another executor answers for it, or this one has to be looked for.
         return await asyncio.to_thread(self.ask_from, first, about, method, *args)
+
+    async def _ask_awaited(self, actor: Any, method: str, args: Sequence[Any]) -> Any:
+        """What an actor answers; None when it is not there."""
+        try:
+            if self._awaited is not None and method in _LOCAL:
+                with suppress(NotHereError):
+                    return await self._awaited.call(actor, method, *args)
+            return await getattr(actor, method).remote(*args)
+        except RayTaskError as error:
+            if isinstance(error.cause, HoldfastError):
+                raise error.cause from None
+            raise
+        except RayActorError:
+            return None
 
 
 _lock = threading.RLock()
@@ -219,6 +234,11 @@ _known: dict[str, Platform] = {}
 def _cluster() -> str:
     context = ray.get_runtime_context()
     return f"{context.gcs_address}/{context.get_job_id()}/{os.getpid()}"
+
+
+def knows_platform() -> bool:
+    """Whether `find_platform` has it at hand."""
+    return ray.is_initialized() and _cluster() in _known
 
 
 def find_platform() -> Platform | None:
@@ -247,7 +267,7 @@ def find_platform() -> Platform | None:
             _end_actors()
             return None
         _forget()
-        near = _is_on_node(description.address.node_id)
+        near, addresses = _is_on_node(description.address.node_id), LocalAddresses()
         platform = _known[cluster] = Platform(
             management,
             description.config,
@@ -255,13 +275,19 @@ def find_platform() -> Platform | None:
             description.executors,
             _near=AVAILABLE and near,
             _direct=DirectSubmission(description.address) if near else None,
-            _local=LocalCaller(_local_address) if near and _is_driver() else None,
+            _local=LocalCaller(_local_address, addresses) if near and _is_driver() else None,
+            _awaited=AwaitedCaller(_local_address_awaited, addresses) if near else None,
         )
         return platform
 
 
 def _local_address(actor: Any) -> str:
     address: str = fetch(actor.local_address.remote())
+    return address
+
+
+async def _local_address_awaited(actor: Any) -> str:
+    address: str = await actor.local_address.remote()
     return address
 
 

@@ -157,6 +157,8 @@ class _Builder:
         self._resolved: dict[tuple[int, int], Resolved] = {}
         self._signatures: dict[Callable[..., Any], inspect.Signature | None] = {}
         self._input_values: dict[int, Any] = {}
+        self._of_inputs: dict[tuple[tuple[Callable[[Any], Any], Any], ...], Payload] = {}
+        self._fitting: set[tuple[Callable[..., Any], int, tuple[str, ...]]] = set()
 
     def build(self, root: DAGNode) -> GraphDraft:
         if isinstance(root, TaskRefNode):
@@ -279,13 +281,19 @@ class _Builder:
         return digest
 
     def _check_arguments(self, function: Callable[..., Any], bound: tuple[Any, Any]) -> None:
+        args, kwargs = bound
+        # Whether arguments fit is a matter of how many there are, and of their names.
+        shape = function, len(args), tuple(kwargs)
+        if shape in self._fitting:
+            return
         if function not in self._signatures:
             try:
                 self._signatures[function] = inspect.signature(function)
             except (ValueError, TypeError):
                 # Some callables written in C have none.
                 self._signatures[function] = None
-        check_arguments(function, self._signatures[function], *bound)
+        check_arguments(function, self._signatures[function], args, kwargs)
+        self._fitting.add(shape)
 
     def _arguments(
         self, owner: DAGNode, bound: tuple[Any, Any], task_id: str, may_be_local: bool
@@ -298,6 +306,12 @@ class _Builder:
             tuple(self._top_level(inputs, value) for value in args),
             {name: self._top_level(inputs, value) for name, value in kwargs.items()},
         )
+        if not kwargs and all(type(value) is Marker for value in template[0]):
+            # Nothing of the user's, and in most graphs the same for many nodes.
+            shape = tuple((value.function, value.argument) for value in template[0])
+            if shape not in self._of_inputs:
+                self._of_inputs[shape] = dump(template, objects=self._objects)
+            return self._of_inputs[shape], [node for _, node in inputs.values()], False
         where = f"(args, kwargs) of task {task_id!r}"
         local = False
         try:

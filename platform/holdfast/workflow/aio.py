@@ -1,7 +1,8 @@
 """The API for async code: the same calls, awaited.
 
-Nothing here blocks the event loop: short calls go through a thread, and values
-are awaited as Ray references, so that a thousand waiters cost no threads. The
+Nothing here blocks the event loop: short calls go through a thread, and what
+takes long is awaited without one, over a local socket where the actors are on
+this machine, else as Ray references; so a thousand waiters cost no threads. The
 threads are our own: those of `asyncio.to_thread` are few, and all of them may
 be taken by code that waits for what is asked here.
 
@@ -95,7 +96,6 @@ shutdown = _twin(platform.shutdown)
 platform_status = _twin(platform.platform_status)
 
 run_async = _twin(api.run_async)
-submit = _twin(api.submit)
 resume_async = _twin(api.resume_async)
 resume_all = _twin(api.resume_all)
 get_output_async = _twin(api.get_output_async)
@@ -105,7 +105,6 @@ list_all = _twin(api.list_all)
 cancel = _twin(api.cancel)
 delete = _twin(api.delete)
 
-send_event = _twin(api.send_event)
 on_event = _twin(subscriptions.on_event)
 list_event_subscriptions = _twin(subscriptions.list_event_subscriptions)
 subscribe = _twin(actor_events.subscribe)
@@ -142,17 +141,29 @@ async def run(
     dedicated_executor: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """As `workflow.run`, awaited; no thread waits for the value."""
-    return await _value(
-        await run_async(
-            dag,
-            *args,
-            workflow_id=workflow_id,
-            metadata=metadata,
-            dedicated_executor=dedicated_executor,
-            **kwargs,
-        )
-    )
+    """As `workflow.run`, awaited; no thread waits for the value. Those asked for together are made durable together."""
+    request = await in_thread(api.submit_request, dag, args, kwargs, workflow_id, metadata, dedicated_executor)
+    return api.value(await api.ask_awaited(request.workflow_id, "run", request))
+
+
+async def submit(
+    dag: Any,
+    *args: Any,
+    workflow_id: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    dedicated_executor: bool = False,
+    **kwargs: Any,
+) -> str:
+    """As `workflow.submit`, awaited. Those asked for together are made durable together."""
+    request = await in_thread(api.submit_request, dag, args, kwargs, workflow_id, metadata, dedicated_executor)
+    api.accepted(await api.ask_awaited(request.workflow_id, "submit", request))
+    return request.workflow_id
+
+
+async def send_event(workflow_id: str, key: str, payload: Any = None, *, idempotency_key: str | None = None) -> bool:
+    """As `workflow.send_event`, awaited. Those sent together are made durable together."""
+    request = await in_thread(api.event_request, workflow_id, key, payload, idempotency_key)
+    return api.accepted(await api.ask_awaited(workflow_id, "post", request)).fresh
 
 
 async def resume(workflow_id: str, *, dedicated_executor: bool | None = None) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,6 +17,17 @@ _T = TypeVar("_T")
 
 # Started when they are needed. Each waits for an actor's answer most of its time.
 _threads = ThreadPoolExecutor(32, thread_name_prefix="holdfast-aio")
+
+
+_LIGHT = frozenset({int, float, bool, type(None), str, bytes})
+_SHORT = 4096
+
+
+def is_light(values: Iterable[Any]) -> bool:
+    """Whether values are pickled in no time, numbers and short text: to do that in a thread would cost more."""
+    return all(
+        type(value) in _LIGHT and (not isinstance(value, str | bytes) or len(value) <= _SHORT) for value in values
+    )
 
 
 async def in_thread(function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:

@@ -22,7 +22,7 @@ from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, over
 
 import ray
 
-from holdfast.actors.client import fetch
+from holdfast.actors.client import fetch, knows_platform
 from holdfast.actors.code import BOOK
 from holdfast.actors.environment import capture_environment
 from holdfast.actors.nodes import default_task_id
@@ -51,7 +51,7 @@ from holdfast.storage.actor_row import ActorDescription, ActorView
 from holdfast.workflow.actor_administration import find_description, find_place
 from holdfast.workflow.api import check_workflow_id, with_platform
 from holdfast.workflow.platform import get_platform
-from holdfast.workflow.threads import in_thread
+from holdfast.workflow.threads import in_thread, is_light
 
 __all__ = [
     "VirtualActor",
@@ -170,6 +170,10 @@ class VirtualActorMethod(Generic[_P, _R]):
     def __repr__(self) -> str:
         return f"<method {self._method!r} of {self._actor!r}>"
 
+    def is_at_hand(self) -> bool:
+        """Whether a call asks for nothing that may have to be waited for: class, platform, a mark of the caller."""
+        return self._actor._definition is not None and current_call() is None and knows_platform()
+
     def request(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[CallRequest, ActorPlace, bool]:
         """What a call says to the host, checked; the actor's place; and whether the method only reads."""
         actor = self._actor
@@ -192,9 +196,12 @@ class AwaitedMethod(Generic[_P, _R]):
         self._method = method
 
     async def run(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """As `run` of the method."""
-        # The class may have to be fetched, and the platform found.
-        request, place, readonly = await in_thread(self._method.request, args, kwargs)
+        """As `run` of the method. Calls made together, of any actors, are made durable together."""
+        method = self._method
+        if method.is_at_hand() and is_light(args) and is_light(kwargs.values()):
+            request, place, readonly = method.request(args, kwargs)
+        else:
+            request, place, readonly = await in_thread(method.request, args, kwargs)
         call = client.read_awaited if readonly else client.run_awaited
         with waiting():
             result: _R = await call(get_platform(), place, request)
