@@ -12,6 +12,7 @@ import pytest
 import ray
 from ray.exceptions import WorkerCrashedError
 
+from holdfast.actors import running_calls
 from holdfast.actors.bundle_box import BundleBox, read_box
 from holdfast.actors.running_calls import RunningCalls
 from holdfast.actors.storage_access import StorageAddress
@@ -88,9 +89,11 @@ class Desk:
     def signalled(self, seq: int, signal: Signal) -> None:
         self.signals.append((seq, signal))
 
-    def start(self, *seqs: int, task: int = 0) -> None:
+    def start(self, *seqs: int, task: int = 0, environment: str = "") -> None:
         for seq in seqs:
-            row = WorkflowRow(seq=seq, workflow_id=f"w{seq}", status=WorkflowStatus.RUNNING, executor="e")
+            row = WorkflowRow(
+                seq=seq, workflow_id=f"w{seq}", status=WorkflowStatus.RUNNING, executor="e", environment=environment
+            )
             node = NodeSpec(task_id="t", function="f" * 32)
             self.calls.start_task(row, StartTask(task=task, attempt=1, node=node, values=()))
 
@@ -281,6 +284,103 @@ def test_one_for_whom_there_is_nothing_goes_and_what_comes_later_goes_to_another
         await turn()
         assert desk.worker.sent[-1].numbers == [3]
         assert desk.replies == [1, 2]
+
+    asyncio.run(play())
+
+
+async def lingering(desk: Desk, bundle: Sent) -> asyncio.Task[list[int]]:
+    """A worker that is done with all there is, and what it is given at last."""
+
+    async def follow() -> list[int]:
+        kind = desk.calls.finish(bundle.place, BundleReply(replies=[reply(1), reply(2)], unbegun=()))
+        assert kind is not None
+        await desk.calls.linger(kind)
+        return [unpack_call(packed).seq for packed in desk.calls.next_for(bundle.place, kind)]
+
+    task = asyncio.ensure_future(follow())
+    await turn()
+    return task
+
+
+def test_a_worker_that_lingers_is_given_what_comes_and_nobody_else_is_asked_for() -> None:
+    async def play() -> None:
+        desk, bundle = await with_a_bundle((1, 2))
+        given = await lingering(desk, bundle)
+        assert not given.done()
+        sent = len(desk.worker.sent)
+        desk.start(7)
+        assert await given == [7]
+        assert len(desk.worker.sent) == sent
+
+    asyncio.run(play())
+
+
+def test_a_worker_lingers_no_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_calls, "LINGERS_S", 0.0)
+
+    async def play() -> None:
+        desk, bundle = await with_a_bundle((1, 2))
+        assert await (await lingering(desk, bundle)) == []
+        # What comes then goes to another one.
+        desk.start(7)
+        await turn()
+        assert desk.worker.sent[-1].numbers == [7]
+
+    asyncio.run(play())
+
+
+def test_a_worker_that_lingers_goes_when_its_place_may_be_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_calls, "LINGERS_S", 600.0)
+
+    async def play() -> None:
+        desk, bundle = await with_a_bundle((1, 2))
+        given = await lingering(desk, bundle)
+        desk.start(7, environment="another")
+        assert await given == []
+        await turn()
+        assert desk.worker.sent[-1].numbers == [7]
+
+    asyncio.run(play())
+
+
+def test_a_worker_does_not_linger_where_its_place_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_calls, "LINGERS_S", 600.0)
+
+    async def play() -> None:
+        desk, bundle = await with_a_bundle((1, 2))
+        desk.start(7, environment="another")
+        await turn()
+        assert await (await lingering(desk, bundle)) == []
+
+    asyncio.run(play())
+
+
+def test_of_several_that_linger_each_is_given_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_calls, "LINGERS_S", 600.0)
+
+    async def play() -> None:
+        desk, bundle = await with_a_bundle((1, 2))
+        first = await lingering(desk, bundle)
+        desk.start(3)
+        assert await first == [3]
+        desk.start(4)
+        await turn()
+        second = desk.worker.sent[-1]
+        assert second.numbers == [4]
+
+        async def follow(sent: Sent, seq: int, round_: int) -> list[int]:
+            kind = desk.calls.finish(sent.place, BundleReply(replies=[reply(seq)], unbegun=(), round=round_))
+            assert kind is not None
+            await desk.calls.linger(kind)
+            return [unpack_call(packed).seq for packed in desk.calls.next_for(sent.place, kind)]
+
+        both = [asyncio.ensure_future(follow(bundle, 3, 1)), asyncio.ensure_future(follow(second, 4, 0))]
+        await turn()
+        sent = len(desk.worker.sent)
+        desk.start(5)
+        desk.start(6)
+        assert sorted(await asyncio.gather(*both)) == [[5], [6]]
+        assert len(desk.worker.sent) == sent
 
     asyncio.run(play())
 

@@ -29,7 +29,7 @@ from holdfast.actors.bundle_box import clear_boxes
 from holdfast.actors.consequences import Consequences
 from holdfast.actors.event_reports import EventReports
 from holdfast.actors.executor_core import ExecutorCore
-from holdfast.actors.local_calls import LocalService
+from holdfast.actors.local_service import LocalService
 from holdfast.actors.management_watch import ManagementWatch
 from holdfast.actors.operating_system import this_process
 from holdfast.actors.operations import (
@@ -457,6 +457,7 @@ class Executor:
             return []
         # What follows from what it has done is started in the same turn.
         await self._settle()
+        await self._calls.linger(kind)
         return self._calls.next_for(place, kind)
 
     # -- the batch -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ Ray's queues.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 import traceback
@@ -38,6 +39,9 @@ from holdfast.storage.workflow_row import WorkflowRow
 
 MOST_AHEAD = 48
 """Tasks that a worker may run without being told to, at most."""
+
+LINGERS_S = 0.010
+"""For so long a worker with nothing to do keeps its place."""
 
 _ASK_AGAIN_S = 0.2
 _HOST_PATIENCE_S = 30.0
@@ -125,6 +129,7 @@ class RunningCalls:
         self._to_launch: set[Kind] = set()
         self._queued: dict[tuple[int, int], int] = {}
         self._ran_ahead: dict[tuple[int, int], tuple[int, int]] = {}
+        self._lingering: dict[Kind, list[asyncio.Future[None]]] = {}
         self._wait_for_host: dict[tuple[str, int], list[_Lost]] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._cpus = 1.0
@@ -233,6 +238,9 @@ class RunningCalls:
         if kind not in self._to_launch:
             self._to_launch.add(kind)
             self._loop.call_soon(self._launch_queued, kind)
+            for other in [other for other in self._lingering if other != kind]:
+                # What these hold may be what it waits for.
+                self._end_lingering(other)
 
     def _launch_queued(self, kind: Kind) -> None:
         self._to_launch.discard(kind)
@@ -240,6 +248,9 @@ class RunningCalls:
         if timer is not None:
             timer.cancel()
         queue = self._queue_of(kind)
+        # So many are left to those that stay.
+        for waiter in [one for one in self._lingering.get(kind, ()) if not one.done()][: len(queue)]:
+            waiter.set_result(None)
         bundles, again_s = queue.take(workers_for(kind[0], self._cpus), self._loop.time())
         for bundle in bundles:
             self._launch(kind, bundle)
@@ -416,6 +427,28 @@ class RunningCalls:
         call.seqs.clear()
         _tell_waiters(call)
         return call.kind
+
+    async def linger(self, kind: Kind) -> None:
+        """Return when a worker that stays has something to do, or is to go: a task may come that nobody knows of yet.
+
+        To ask Ray for a worker takes longer than most clients take between two small workflows. Only where nothing else
+        that this executor has asked for could need the place.
+        """
+        if len(self._queue_of(kind)) or any(other != kind and not queue.idle for other, queue in self._queues.items()):
+            return
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._lingering.setdefault(kind, []).append(waiter)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(waiter, LINGERS_S)
+        waiting = self._lingering[kind]
+        waiting.remove(waiter)
+        if not waiting:
+            del self._lingering[kind]
+
+    def _end_lingering(self, kind: Kind) -> None:
+        for waiter in self._lingering.get(kind, ()):
+            if not waiter.done():
+                waiter.set_result(None)
 
     def next_for(self, place: str, kind: Kind) -> list[bytes]:
         """The tasks that a worker which stays is to run next; none: it is to go."""

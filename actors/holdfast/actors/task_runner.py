@@ -30,7 +30,9 @@ from holdfast.actors.code import BOOK
 from holdfast.actors.error_values import dump_error, load_error
 from holdfast.actors.graph_builder import build, refuse_node
 from holdfast.actors.load_context import LoadContext, load
-from holdfast.actors.local_calls import LocalCaller, NotHereError
+from holdfast.actors.local_addresses import LocalAddresses
+from holdfast.actors.local_calls import LocalCaller
+from holdfast.actors.local_frames import NotHereError
 from holdfast.actors.logging_ahead import finished_task, log_ahead
 from holdfast.actors.nodes import TaskRefNode, is_actor_node, is_task
 from holdfast.actors.ray_repeats import refuse_repetition
@@ -99,7 +101,7 @@ def run_bundle(owner: str, local_address: str, packed_calls: Sequence[bytes]) ->
     box = None
     if _is_near(calls[0].storage.node_id):
         box = BundleBox(owner, place)
-        _local.know(executor, local_address)
+        _addresses.know(executor, local_address)
     while True:
         reply = _run_bundle(calls, place, round_, box)
         if box is None or time.monotonic() > until_s:
@@ -179,7 +181,8 @@ def _find_local_address(executor: str) -> str:
     return address
 
 
-_local = LocalCaller(_find_local_address)
+_addresses = LocalAddresses()
+_local = LocalCaller(_find_local_address, _addresses)
 """Executors are known by their names here: to get the handle of one takes a tenth of a second, the first time."""
 
 
@@ -257,6 +260,8 @@ def _run_one(call: TaskCall, local_values: list[Any]) -> Reply:
         with running(TaskContext(call.workflow_id, call.node.task_id)):
             result = function(*args, **kwargs)
         ended, ran_s = time.time(), time.perf_counter() - ready_s
+        # The memory of what it was given is of use for what it leaves.
+        del args, kwargs
         return replace(_reply(call, result, storage, local_values, started, ended), ran_s=ran_s)
     except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is theirs to see
         return raised(call, error, started)
