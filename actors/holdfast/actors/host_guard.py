@@ -12,9 +12,9 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-from pathlib import Path
 
 from holdfast.actors.black_box import BlackBox
+from holdfast.actors.memory_limit import memory_limit_bytes
 from holdfast.actors.operating_system import private_bytes
 from holdfast.actors.poll_loops import PollLoops
 
@@ -27,8 +27,6 @@ FROZEN_S = 15.0
 """A process that nothing has run in for so long is ended."""
 
 _STANDARD_ERROR = 2
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _BLAMED_FROM = 1 / 8
 
 
@@ -46,7 +44,7 @@ class HostGuard:
 
     def __init__(self, black_box: BlackBox, *, limit_bytes: int | None = None, frozen_s: float = FROZEN_S) -> None:
         self._black_box, self._frozen_s = black_box, frozen_s
-        self._limit_bytes = memory_limit_bytes() if limit_bytes is None else limit_bytes
+        self._limit_bytes = memory_limit_bytes(MEMORY_VARIABLE) if limit_bytes is None else limit_bytes
 
     @property
     def limit_mib(self) -> int:
@@ -78,19 +76,3 @@ class HostGuard:
                 self.limit_mib,
             )
         os._exit(1)
-
-
-def memory_limit_bytes() -> int:
-    """The limit that the environment, or the machine, sets to a listener host.
-
-    Raises:
-        ValueError: The variable is not a whole number of at least 1.
-    """
-    given = os.environ.get(MEMORY_VARIABLE)
-    if given is not None:
-        if not given.isdecimal() or int(given) < 1:
-            raise ValueError(f"{MEMORY_VARIABLE} must be a whole number of MiB, at least 1, not {given!r}")
-        return int(given) << 20
-    machine = os.sysconf("SC_PHYS_PAGES") * _PAGE
-    container = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.exists() else "max"
-    return (min(machine, int(container)) if container.isdecimal() else machine) // 4

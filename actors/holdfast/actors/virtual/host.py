@@ -23,8 +23,9 @@ from holdfast.actors import names
 from holdfast.actors.acknowledgements import Acknowledger
 from holdfast.actors.black_box import BlackBox
 from holdfast.actors.environment import capture_environment
-from holdfast.actors.local_calls import LocalService
-from holdfast.actors.operating_system import this_process
+from holdfast.actors.local_service import LocalService
+from holdfast.actors.memory_limit import default_limit_bytes, memory_limit_bytes
+from holdfast.actors.operating_system import private_bytes, this_process
 from holdfast.actors.operations import Elsewhere
 from holdfast.actors.ray_untyped import remote
 from holdfast.actors.requests import Answer
@@ -67,6 +68,10 @@ log = logging.getLogger("holdfast")
 
 FROZEN_S = 20.0
 """A host in which nothing has run for so long is ended: some method holds the interpreter's lock."""
+
+MEMORY_VARIABLE = "HOLDFAST_ACTOR_HOST_MB"
+"""The environment variable that says from which memory on a host puts away what rests, however short its rest, in MiB.
+Default: a quarter of the machine."""
 
 _LOOK_EVERY_S = 1.0
 _TAKE_UP_EVERY_S = 5.0
@@ -115,6 +120,7 @@ class VirtualActorHost:
         self._collector = ThreadPoolExecutor(1, thread_name_prefix="holdfast-collector")
         self._local = LocalService({"call": self.call, "submit": self.submit, "take": self.take, "read": self.read})
         self._closed, self._took_up_s = False, time.monotonic()
+        self._most_bytes = _most_bytes()
         self._wanted: set[str] = set()
         self._early: dict[tuple[int, int], Answer] = {}
         self._recover_all()
@@ -143,8 +149,10 @@ class VirtualActorHost:
             return
         # A timer that needs no lock: it writes down where every thread is, and ends the process.
         faulthandler.dump_traceback_later(FROZEN_S, exit=True, file=_STANDARD_ERROR)
-        self._runner.put_away(_IDLE_S)
-        rested = self._core.put_away(time.time() - _IDLE_S, _MOST_HELD)
+        # What rests costs no more than a reading of its row, when it is wanted again.
+        idle_s = _IDLE_S if private_bytes() <= self._most_bytes else 0.0
+        self._runner.put_away(idle_s)
+        rested = self._core.put_away(time.time() - idle_s, _MOST_HELD)
         if rested:
             # What they were brought before that, and is in no row by then, is on its way no more.
             self._loop.call_later(_COLLECT_AFTER_S, self._collect, rested, time.time() - _IDLE_S)
@@ -394,6 +402,14 @@ class VirtualActorHost:
             mine = leases.held_by(txn, self._name)
         for seq in dict.fromkeys([*died_in, *mine]):
             self._inbox.arrive(RecoverActor(seq=seq, died_in=died_in.get(seq, "")))
+
+
+def _most_bytes() -> int:
+    try:
+        return memory_limit_bytes(MEMORY_VARIABLE)
+    except ValueError as error:
+        log.error("a host of virtual actors goes by the machine's memory: %s", error)
+        return default_limit_bytes()
 
 
 def _known(request: CallRequest, accepted: CallAccepted) -> CallRequest:
