@@ -26,13 +26,17 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether this very process is there; one that has ended and is not reaped yet is not."""
+        """Whether this very process is there; one that has ended and is not reaped yet is not.
+
+        It is while one of its threads is: its first thread may have ended before the others, and what it has open is
+        open until the last one has.
+        """
         return _look_up(self.pid) == self
 
     @property
     def stopped(self) -> bool:
         """Whether it is there and stopped, by a signal or a debugger; False where that is not to be had."""
-        state, started = _read_stat(self.pid) or ("", -1)
+        state, _, started = _read_stat(self.pid) or ("", 0, -1)
         return state in _STOPPED and started == self.started
 
     def kill(self) -> bool:
@@ -73,17 +77,20 @@ def _look_up(pid: int) -> Process | None:
     if not Path("/proc/self/stat").exists():
         return _look_up_by_signal(pid)
     found = _read_stat(pid)
-    return None if found is None or found[0] in _ENDED else Process(pid, found[1])
+    if found is None:
+        return None
+    state, threads, started = found
+    return None if state in _ENDED and threads <= 1 else Process(pid, started)
 
 
-def _read_stat(pid: int) -> tuple[str, int] | None:
-    """(state, start) of whatever has the number; None where nothing has, or nothing says so."""
+def _read_stat(pid: int) -> tuple[str, int, int] | None:
+    """(state, threads, start) of whatever has the number; None where nothing has, or nothing says so."""
     try:
         # "pid (name) state parent ...", where the name may hold blanks and brackets.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return fields[0], int(fields[19])
+    return fields[0], int(fields[17]), int(fields[19])
 
 
 def _look_up_by_signal(pid: int) -> Process | None:
