@@ -108,6 +108,41 @@ def test_a_method_gets_what_a_deserializer_makes(kafka, topic, wid) -> None:
     workflow.delete_event_subscription(rule)
 
 
+def test_messages_for_an_actor_that_takes_none_are_in_its_mailbox(kafka, topic, wid, tmp_path) -> None:
+    gate = tmp_path / "gate"
+
+    @workflow.virtual_actor(on_error="suspend", mailbox_limit=2)
+    class Held:
+        def __init__(self) -> None:
+            self.read: list[Any] = []
+
+        @workflow.on_event(KafkaListener, topic=topic, actor_id=lambda message: f"{wid}-{message.key}")
+        def measured(self, message: Any) -> None:
+            if not gate.exists():
+                raise ValueError(message.value)
+            self.read.append(message.value)
+
+        @workflow.virtual_actor.readonly
+        def all_read(self) -> list[Any]:
+            return self.read
+
+    (rule,) = workflow.subscribe(Held)
+    until(lambda: is_read(topic))
+    kafka.produce(topic, [("x", str(number)) for number in range(6)])
+    source = f"kafka/default/{topic}"
+    until(lambda: [one.accepted for one in workflow.event_sources() if one.name == source] == [6])
+    until(lambda: workflow.list_actors(prefix=wid))
+    until(lambda: workflow.get_status(f"{wid}-x") == workflow.RESUMABLE)
+    # As many as there is room for have a number already, and the others come after them.
+    assert workflow.describe(f"{wid}-x").mailbox_length == 6
+    gate.touch()
+    workflow.resume(f"{wid}-x")
+    until(lambda: count_of(rule) == 6)
+    assert all_read(f"{wid}-x") == list(range(6))
+    assert workflow.describe(f"{wid}-x").mailbox_length == 0
+    workflow.delete_event_subscription(rule)
+
+
 def test_a_method_waits_for_a_message_by_returning_it(kafka, topic, wid) -> None:
     @workflow.virtual_actor
     class Order:

@@ -23,7 +23,7 @@ from holdfast.engine.virtual_actor_records import (
     StandingChanged,
 )
 from holdfast.engine.virtual_actor_signals import MethodRaised, MethodReturned
-from holdfast.storage import actor_reminders, actor_store, layout, leases, subscriptions
+from holdfast.storage import actor_reminders, actor_store, layout, leases, start_rows, subscriptions
 from holdfast.storage.interface import WriteTransaction
 from tests.simulation.actor_hosts import Host
 from tests.simulation.actor_plans import dump_state, load_state, value_of
@@ -245,6 +245,10 @@ def _leave_marks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(layout, "rows_of_actor", lambda seq: tuple(one for one in honest(seq) if one[:2] != b"vd"))
 
 
+def _leave_messages(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(start_rows, "remove", lambda txn, rule, event: txn.delete(layout.start(rule, event)))
+
+
 FAULTS = (
     ActorFault("memory is kept that was ahead of the store", _keep_memory),
     ActorFault("a stale epoch is accepted", _accept_stale_epochs),
@@ -269,4 +273,5 @@ FAULTS = (
     ActorFault("nobody knows who has work", _list_no_work),
     ActorFault("what a host had that is gone is left with it", make=ForgetfulWorld),
     ActorFault("marks of calls outlive their actor", _leave_marks),
+    ActorFault("a message that is a call stays a message", _leave_messages),
 )

@@ -485,7 +485,12 @@ class ActorWorld:
             event = IncomingEvent(key=None, value=b"{}", time_unix_s=self.clock.now_unix_s, dedupe_id=f"{number}")
             with self.disk.store.write() as txn:
                 known = event_store.positions(txn, SOURCE).get("0")
-                event_store.ingest(txn, SOURCE, [event], moves={"0": (known, number)}, now_unix_s=self.clock.now_unix_s)
+                # Whoever says whose it is may not have said it in time.
+                addresses = {(kept.number, event.dedupe_id): actor} if random.random() < 0.7 else {}
+                now = self.clock.now_unix_s
+                event_store.ingest(
+                    txn, SOURCE, [event], moves={"0": (known, number)}, now_unix_s=now, addresses=addresses
+                )
             start()
 
         def start() -> None:

@@ -68,6 +68,7 @@ class EventSourceHost:
         self._to_start: set[int] = set()
         self._starting: dict[int, asyncio.Task[None]] = {}
         self._backlog = 0
+        self._readying: asyncio.Task[None] | None = None
         self._source: KafkaSource | None = None
         self._run: asyncio.Task[None] | None = None
         self._closed = False
@@ -89,7 +90,7 @@ class EventSourceHost:
         if settings is None:
             log.error("there is no Kafka connection %s any more", self._connection)
             return
-        self._source = KafkaSource(settings, self._folder.kv, self._told, self._may_read)
+        self._source = KafkaSource(settings, self._folder.kv, self._told, self._may_read, addressing=self._starter)
         self._run = asyncio.get_running_loop().create_task(self._source.run())
 
     # -- asked by the management actor -----------------------------------------------------------------------------
@@ -134,6 +135,8 @@ class EventSourceHost:
         """Write nothing more, and let go of the folder: this process is about to be ended."""
         self._closed = True
         self._chores.cancel()
+        if self._readying is not None:
+            self._readying.cancel()
         await self._disconnect()
         self._lock.release()
 
@@ -175,6 +178,7 @@ class EventSourceHost:
         while not self._closed:
             try:
                 self._waker.wake_pending()
+                self._get_ready()
                 await self._starter.start_all()
                 self._backlog = await asyncio.to_thread(self._starter.backlog, _LONGEST_BACKLOG)
                 await asyncio.to_thread(self._expire)
@@ -182,6 +186,11 @@ class EventSourceHost:
                 # The disk may be full, for now.
                 log.warning("chores of Kafka connection %s: %s", self._connection, error)
             await asyncio.sleep(_LOOK_AFTER_EVERY_S)
+
+    def _get_ready(self) -> None:
+        """There may be a new rule, or a process of the users' may have died. Nobody waits for that."""
+        if self._readying is None or self._readying.done():
+            self._readying = asyncio.get_running_loop().create_task(self._starter.get_ready())
 
     def _expire(self) -> None:
         kv, now = self._folder.kv, time.time()

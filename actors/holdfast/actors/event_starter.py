@@ -15,18 +15,18 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import orjson
 import ray
 from ray.exceptions import RayError
 
 from holdfast.actors import names
+from holdfast.actors.event_names import EventNames, selected
 from holdfast.actors.operations import Accepted, Elsewhere
 from holdfast.actors.ray_launch import Launcher
-from holdfast.listeners.forms import payload_of
+from holdfast.engine.errors import HoldfastError
 from holdfast.storage import dead_letters, subscriptions
-from holdfast.storage.event_store import StoredEvent
+from holdfast.storage.event_store import Addresses, IncomingEvent, StoredEvent
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.interface import ReadTransaction
 from holdfast.storage.subscriptions import Subscription, ToStart
@@ -35,8 +35,6 @@ log = logging.getLogger("holdfast")
 
 AT_ONCE = 256
 """How many events are on their way to their executors at once, for one subscription."""
-
-_LONGEST_ID_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +74,7 @@ class EventStarter:
         sources: str = "",
         call_actors: CallActors | None = None,
     ) -> None:
-        self._folder, self._launcher, self._executors = folder, launcher, tuple(executors)
+        self._folder, self._names, self._executors = folder, EventNames(launcher), tuple(executors)
         self._call_actors = call_actors
         self._sources = sources
         self._busy: set[int] = set()
@@ -86,6 +84,42 @@ class EventStarter:
         with self._folder.kv.read() as txn:
             numbers = self._own(txn)
             return sum(len(subscriptions.to_start(txn, number, limit=limit)) for number in numbers)
+
+    async def get_ready(self) -> None:
+        """Have the functions loaded that name actors, for as many events as possible to be addressed; takes seconds."""
+        try:
+            await self._names.get_ready(self._of_actors())
+        except HoldfastError as error:
+            log.warning("functions that name virtual actors are not loaded: %s", error)
+
+    async def address(self, source: str, events: Sequence[IncomingEvent]) -> Addresses:
+        """Which virtual actors events are for that are about to be taken in.
+
+        Args:
+            source: Name of their source.
+            events: In order.
+
+        Returns:
+            What can be said in a moment. An event that is left out is asked about when it is to be a call.
+        """
+        addresses: dict[tuple[int, str], str] = {}
+        try:
+            rules = [rule for rule in self._of_actors() if rule.source == source] if events else []
+            for rule in rules:
+                chosen = selected(rule, events)
+                for event, made in zip(chosen, await self._names.ids_soon(rule, chosen), strict=False):
+                    if isinstance(made, str):
+                        addresses[rule.number, event.dedupe_id] = made
+        except HoldfastError as error:
+            # A rule or an environment that cannot be read keeps no event out of the store.
+            log.warning("who events are for is asked later source=%s: %s", source, error)
+        return addresses
+
+    def _of_actors(self) -> list[Subscription]:
+        if self._call_actors is None:
+            return []
+        with self._folder.kv.read() as txn:
+            return [rule for rule in self._rules(txn) if rule.actor is not None]
 
     async def start_all(self) -> bool:
         """Start what there is, for every subscription.
@@ -97,10 +131,11 @@ class EventStarter:
             numbers = self._own(txn)
         return all(await asyncio.gather(*(self.start(number) for number in numbers)))
 
+    def _rules(self, txn: ReadTransaction) -> list[Subscription]:
+        return [rule for rule in subscriptions.list_subscriptions(txn) if rule.source.startswith(self._sources)]
+
     def _own(self, txn: ReadTransaction) -> list[int]:
-        rules = subscriptions.list_subscriptions(txn)
-        mine = [rule for rule in rules if rule.source.startswith(self._sources)]
-        return [rule.number for rule in mine if rule.actor is None or self._call_actors is not None]
+        return [rule.number for rule in self._rules(txn) if rule.actor is None or self._call_actors is not None]
 
     async def start(self, subscription: int) -> bool:
         """Start what there is for one subscription; as `start_all`. Meanwhile called again, it leaves it to that."""
@@ -130,13 +165,14 @@ class EventStarter:
     async def _named(self, rule: Subscription, waiting: Sequence[ToStart]) -> list[tuple[int, str]] | None:
         """(number, id) of each event; what has none is set aside. None when nobody can say it now."""
         try:
-            ids = await self._ids(rule, [one.event for one in waiting])
+            asked = iter(await self._names.ids(rule, [one.event for one in waiting if not _addressed(rule, one)]))
         except RayError as error:
             log.error("the process that names workflows failed subscription=%s error=%s", rule.name, error)
             return None
         named: list[tuple[int, str]] = []
         refused: list[tuple[StoredEvent, str]] = []
-        for one, made in zip(waiting, ids, strict=True):
+        for one in waiting:
+            made = _addressed(rule, one) or next(asked)
             if isinstance(made, Exception):
                 refused.append((one.event, str(made)))
             else:
@@ -190,15 +226,6 @@ class EventStarter:
             )
         return not held_back
 
-    async def _ids(self, rule: Subscription, events: Sequence[StoredEvent]) -> list[str | Exception]:
-        what = "workflow_id=" if rule.actor is None else "actor_id="
-        if not rule.id_function:
-            return [_from_template(what, rule.id_template, event) for event in events]
-        host = self._launcher.listener_host(rule.environment)
-        messages = [payload_of(event.note, event.key, event.value) for event in events]
-        made: list[Any] = await host.ids_of.remote(self._launcher.address, what, rule.id_function, messages)
-        return [_checked(what, one) for one in made]
-
     def _set_aside(self, rule: Subscription, refused: Sequence[tuple[StoredEvent, str]]) -> None:
         with self._folder.kv.write() as txn:
             for event, error in refused:
@@ -218,29 +245,6 @@ class EventStarter:
                 dead_letters.add_dead_letter(txn, letter)
 
 
-def template_fields(event: StoredEvent) -> dict[str, Any]:
-    """What a template of workflow ids can name: `event_id`, `key`, `value` and what the source notes of an event."""
-    fields: dict[str, Any] = {**event.note, "event_id": event.dedupe_id}
-    if event.key is not None:
-        fields["key"] = event.key.decode(errors="backslashreplace")
-    if event.value is not None and not event.undecodable:
-        try:
-            fields["value"] = orjson.loads(event.value)
-        except orjson.JSONDecodeError:
-            fields["value"] = event.value.decode(errors="backslashreplace")
-    return fields
-
-
-def _from_template(what: str, template: str, event: StoredEvent) -> str | Exception:
-    try:
-        return _checked(what, template.format_map(template_fields(event)))
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        return ValueError(f"{what}{template!r} does not fit this event: {type(error).__name__}: {error}")
-
-
-def _checked(what: str, made: Any) -> str | Exception:
-    if isinstance(made, Exception):
-        return made
-    if not isinstance(made, str) or not 0 < len(made.encode("utf-8", "surrogatepass")) <= _LONGEST_ID_BYTES:
-        return ValueError(f"{what} must give a string of 1 to {_LONGEST_ID_BYTES} bytes, not {made!r:.200}")
-    return made
+def _addressed(rule: Subscription, waiting: ToStart) -> str:
+    """The actor that an event is for already; the rule may have been for workflows, or be for these now."""
+    return "" if rule.actor is None else waiting.actor_id

@@ -233,9 +233,14 @@ class ManagementActor:
             await asyncio.sleep(max(_BREATH_S, time.monotonic() - began_s) if more else _REMOVE_EVERY_S)
 
     def _remove_a_little(self) -> bool:
-        """Remove about as many rows as one transaction should touch. Returns whether there is more to be removed."""
+        """Remove about as many rows as one transaction should touch, and old copies in memory.
+
+        Returns:
+            Whether there are more rows to be removed.
+        """
         folder, retention = self._folder, self._config.retention
         assert folder is not None
+        folder.blobs.copies.drop_old()
         try:
             with folder.kv.read() as txn:
                 if not is_something_over(txn, retention, time.time()):
@@ -410,6 +415,7 @@ class ManagementActor:
                 self._processes[name].kill()
         if self._folder is not None:
             self._recall_processes()
+            self._folder.blobs.copies.clear()
             self._lock.release()
         return Closed(
             executors=tuple(self._executors),

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from holdfast.listeners.kafka_damage import Damage
 from holdfast.listeners.kafka_message import is_json, note_of
 from holdfast.storage import dead_letters, event_store
 from holdfast.storage.dead_letters import DeadLetter
-from holdfast.storage.event_store import IncomingEvent, Ingested
+from holdfast.storage.event_store import Addresses, IncomingEvent, Ingested
 from holdfast.storage.interface import KeyValueStore, WriteTransaction
 
 _REST_OF_A_MS = 0.999
@@ -65,12 +65,14 @@ class Batch:
         moves: For each partition: its position as it was known, and the new one.
         events: To be taken in.
         letters: Records that cannot be.
+        addresses: Which virtual actors the events are for, as far as that is known.
     """
 
     source: str
     moves: dict[int, tuple[Position | None, Position]] = field(default_factory=dict)
     events: list[IncomingEvent] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
+    addresses: Addresses = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,27 @@ class TakenIn:
     accepted: Mapping[str, int]
     wakes: tuple[int, ...] = ()
     starts: tuple[int, ...] = ()
+
+
+class Addressing(Protocol):
+    """Says which virtual actors messages are for, so that they are in their mailboxes as soon as they are stored."""
+
+    async def get_ready(self) -> None:
+        """Called before reading begins. What it takes to be able to say it soon: seconds at most."""
+
+    async def address(self, source: str, events: Sequence[IncomingEvent]) -> Addresses:
+        """Which actors events of a source are for, as far as that can be said in a moment."""
+
+
+class NoActors:
+    """Where no virtual actors are called."""
+
+    async def get_ready(self) -> None:
+        """Nothing to do."""
+
+    async def address(self, _source: str, _events: Sequence[IncomingEvent]) -> Addresses:
+        """No message is for an actor."""
+        return {}
 
 
 def load_positions(kv: KeyValueStore, source: str) -> dict[int, Position]:
@@ -125,7 +148,9 @@ def write_batch(txn: WriteTransaction, batch: Batch, now_unix_s: float) -> Inges
         str(partition): (None if known is None else known.plain(), new.plain())
         for partition, (known, new) in batch.moves.items()
     }
-    done = event_store.ingest(txn, batch.source, batch.events, moves=moves, now_unix_s=now_unix_s)
+    done = event_store.ingest(
+        txn, batch.source, batch.events, moves=moves, now_unix_s=now_unix_s, addresses=batch.addresses
+    )
     for letter in batch.letters:
         # Who reads raw values has no use for a letter that says that they are not JSON.
         if letter.reason != UNDECODABLE or (source is not None and source.decoded):

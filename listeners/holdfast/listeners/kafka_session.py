@@ -28,7 +28,7 @@ from holdfast.listeners.kafka import KIND, source_name, split_source
 from holdfast.listeners.kafka_cluster import EARLIEST, LATEST, KafkaCluster, TopicState
 from holdfast.listeners.kafka_damage import Damage, find_damage, is_of_a_record
 from holdfast.listeners.kafka_health import PartitionHealth, Rate, TopicHealth
-from holdfast.listeners.kafka_intake import Batch, Position, TakenIn
+from holdfast.listeners.kafka_intake import Addressing, Batch, Position, TakenIn
 from holdfast.listeners.kafka_settings import KafkaSettings
 from holdfast.storage import event_store
 from holdfast.storage.event_store import Source
@@ -78,6 +78,7 @@ class KafkaSession:
         may_read: Asked before each batch; while it says no, nothing is read.
         rates: Counts of what was taken in by source, which outlive this object.
         make_consumer: Makes an `AIOKafkaConsumer`, or one that behaves worse.
+        addressing: Says which virtual actors messages are for.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class KafkaSession:
         may_read: Callable[[], bool],
         rates: dict[str, Rate],
         make_consumer: Callable[..., Any],
+        addressing: Addressing,
     ) -> None:
+        self._addressing = addressing
         self._settings, self._kv, self._told, self._may_read, self._rates = settings, kv, told, may_read, rates
         self._make_consumer = make_consumer
         self._prefix = f"{KIND}/{settings.name}/"
@@ -222,6 +225,7 @@ class KafkaSession:
         }
         known = {tp: reading.position.topic_id for tp, reading in self._readings.items()}
         if {tp: position.topic_id for tp, position in wanted.items()} != known:
+            await self._addressing.get_ready()
             self._readings = {tp: _Reading(self._topics[tp.topic].source.name, at) for tp, at in wanted.items()}
             self._assign()
         await self._watch()
@@ -328,6 +332,8 @@ class KafkaSession:
                 reading.position,
                 reading.position.at(await self._consumer.position(tp)),
             )
+        for batch in batches.values():
+            batch.addresses = await self._addressing.address(batch.source, batch.events)
         await self._write(list(batches.values()))
 
     async def _fetched(self) -> Mapping[TopicPartition, list[Any]]:

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer
 
 from holdfast.engine.errors import DeadLetterNotFoundError, HoldfastError
 from holdfast.listeners.kafka_health import KafkaHealth, Rate
-from holdfast.listeners.kafka_intake import TakenIn
+from holdfast.listeners.kafka_intake import Addressing, NoActors, TakenIn
 from holdfast.listeners.kafka_replay import replay
 from holdfast.listeners.kafka_session import ConsumerStalledError, KafkaSession
 from holdfast.listeners.kafka_settings import KafkaSettings
@@ -43,6 +43,7 @@ class KafkaSource:
         may_read: Asked before each batch whether those who take the events keep up; while they do not, nothing is
             read.
         make_consumer: For tests of what a consumer does wrong.
+        addressing: Asked, before each batch is stored, which virtual actors its messages are for; None for none.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class KafkaSource:
         told: Callable[[TakenIn], None],
         may_read: Callable[[], bool] = lambda: True,
         make_consumer: Callable[..., Any] = AIOKafkaConsumer,
+        addressing: Addressing | None = None,
     ) -> None:
-        self._make_consumer = make_consumer
+        self._make_consumer, self._addressing = make_consumer, addressing or NoActors()
         self._settings, self._kv, self._told, self._may_read = settings, kv, told, may_read
         self._stopping, self._changed = asyncio.Event(), asyncio.Event()
         self._rates: dict[str, Rate] = {}
@@ -136,7 +138,9 @@ class KafkaSource:
 
     async def _one_session(self) -> None:
         """From the making of a consumer to its end."""
-        session = KafkaSession(self._settings, self._kv, self._told, self._may_read, self._rates, self._make_consumer)
+        session = KafkaSession(
+            self._settings, self._kv, self._told, self._may_read, self._rates, self._make_consumer, self._addressing
+        )
         self._session = session
         self._made += 1
         work = asyncio.ensure_future(session.run(self._stopping, self._changed))

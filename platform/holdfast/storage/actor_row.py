@@ -151,7 +151,7 @@ class ActorDescription(PlainPickle):
         state_version: How many calls have taken effect.
         class_version: Version of the class that its state is of.
         initialized: Whether its constructor is done.
-        mailbox_length: Calls that are accepted and not over, of those with a row.
+        mailbox_length: Calls that are accepted and not over, of those with a row, and events that are to be calls.
         last_call, last_call_unix_s: The call that ended last, and when; empty and None when there was none.
         last_error: The last error of a call, in words; empty when there was none.
         deaths: Hosts that died over its code since a call last took effect.

@@ -27,7 +27,7 @@ from holdfast.engine.virtual_actor_records import (
     RetrySet,
     StandingChanged,
 )
-from holdfast.storage import layout
+from holdfast.storage import layout, start_rows
 from holdfast.storage.actor_codec import (
     decode_actor,
     decode_finished,
@@ -415,7 +415,7 @@ def describe(txn: ReadTransaction, row: ActorRow) -> ActorDescription:
         state_version=standing.version,
         class_version=row.spec.class_version if state is None else state.class_version,
         initialized=standing.initialized,
-        mailbox_length=mailbox_length(txn, row.seq),
+        mailbox_length=mailbox_length(txn, row.seq) + start_rows.count_messages(txn, row.actor_id),
         last_call=standing.last_call,
         last_call_unix_s=standing.called_unix_s,
         last_error=standing.said,

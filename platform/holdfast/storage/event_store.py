@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
 from holdfast.engine.errors import StorageError
 from holdfast.engine.selectors import selectors_of
-from holdfast.storage import layout
+from holdfast.storage import layout, start_rows
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
 from holdfast.storage.record_codec import Frame, open_frame
 from holdfast.storage.workflow_store import count_up
@@ -24,7 +24,11 @@ from holdfast.storage.workflow_store import count_up
 DEFAULT_RETENTION_S = 7 * 24 * 3600.0
 DEFAULT_RETENTION_BYTES = 1 << 30
 
+Addresses: TypeAlias = Mapping[tuple[int, str], str]
+"""(number of a rule, dedupe id of an event) -> id of the actor that the event is for by this rule."""
+
 _NUMBERS = "events"
+_NO_ADDRESSES: Addresses = {}
 
 
 class PositionMovedError(StorageError):
@@ -207,6 +211,7 @@ def ingest(
     *,
     moves: Mapping[str, tuple[Any | None, Any]],
     now_unix_s: float,
+    addresses: Addresses = _NO_ADDRESSES,
 ) -> Ingested:
     """Take events in, with how far the source has been read by that.
 
@@ -217,6 +222,7 @@ def ingest(
         moves: For each partition that was read: its position as this reader knew it (None for none), and the new
             one. A position is a JSON value of the reader's making.
         now_unix_s: The time.
+        addresses: Which actors the events are for, as far as that is known.
 
     Returns:
         Whom to tell, after the commit.
@@ -238,7 +244,7 @@ def ingest(
                 "Read the positions again, and go on from there",
             )
         txn.put(key, orjson.dumps(new))
-    intake = _Intake(txn, source, now_unix_s)
+    intake = _Intake(txn, source, now_unix_s, addresses)
     for event in events:
         intake.take(event)
     return intake.close()
@@ -247,8 +253,8 @@ def ingest(
 class _Intake:
     """One batch on its way into the log."""
 
-    def __init__(self, txn: WriteTransaction, source: Source, now_unix_s: float) -> None:
-        self._txn, self._source, self._now = txn, source, now_unix_s
+    def __init__(self, txn: WriteTransaction, source: Source, now_unix_s: float, addresses: Addresses) -> None:
+        self._txn, self._source, self._now, self._addresses = txn, source, now_unix_s, addresses
         self._number = last_number(txn)
         self._field_sets = [orjson.loads(raw) for _, raw in txn.scan(layout.field_set(source.number))]
         self._wakes: dict[int, None] = {}
@@ -286,7 +292,8 @@ class _Intake:
                     # It was there before the rule.
                     continue
                 subscription = layout.last_part(key)
-                self._txn.put(layout.start(subscription, self._number), layout.pack(source))
+                actor_id = self._addresses.get((subscription, event.dedupe_id), "")
+                start_rows.add(self._txn, subscription, self._number, source, actor_id)
                 self._starts[subscription] = None
 
     def close(self) -> Ingested:

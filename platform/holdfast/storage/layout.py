@@ -58,6 +58,7 @@ being the executors:
     vo <seq>                      status of an actor, unless it is SUCCESSFUL
     vi <hash of class> <id, cut> <hash of id>   -> seq: actors of a class by id; all of them where that hash is 0
     vm <seq> <number>             mailbox: a call that is accepted and not over
+    vq <hash of id> <number> <subscription>   mailbox: an event that has no number among the calls yet
     vg <seq> <first task>         graph that the first call of a mailbox went on with, in pieces
     vc <seq> <number>             a call that has ended
     vd <seq> <hash of mark>       -> number of the call of a nonce or an idempotency key
@@ -383,7 +384,7 @@ def subscribers(source_number: int, selector: str | None = None, number: int | N
 
 
 def start(subscription_number: int, number: int | None = None) -> bytes:
-    """An event that is to start a workflow."""
+    """An event that is to start a workflow, or to call a virtual actor."""
     prefix = b"T" + pack(subscription_number)
     return prefix if number is None else prefix + pack(number)
 
@@ -436,6 +437,12 @@ def mailbox(seq: int, number: int | None = None) -> bytes:
     """A call that is accepted and not over."""
     prefix = b"vm" + pack(seq)
     return prefix if number is None else prefix + pack(number)
+
+
+def message(actor_id: str, number: int | None = None, subscription_number: int = 0) -> bytes:
+    """An event that is in an actor's mailbox and has no number among its calls yet."""
+    prefix = b"vq" + _digest(actor_id)
+    return prefix if number is None else prefix + pack(number) + pack(subscription_number)
 
 
 def call_graph(seq: int, first: int | None = None) -> bytes:

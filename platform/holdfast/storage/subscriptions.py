@@ -13,15 +13,16 @@ from typing import Any
 
 import orjson
 
+from holdfast.engine.errors import StorageCorruptError
 from holdfast.engine.graph import Graph
 from holdfast.engine.records import GraphLogged
 from holdfast.engine.selectors import parse_selector
-from holdfast.storage import layout
+from holdfast.storage import layout, start_rows
 from holdfast.storage.actor_codec import read_spec, spec_entry
 from holdfast.storage.actor_row import ActorSpec
 from holdfast.storage.event_store import StoredEvent, find_source, get_event, last_number, need_source
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
-from holdfast.storage.record_codec import Frame, decode_graphs, encode_graph, open_frame
+from holdfast.storage.record_codec import UNREADABLE, Frame, decode_graphs, encode_graph, open_frame
 from holdfast.storage.workflow_store import count_up
 
 
@@ -66,10 +67,17 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToStart:
-    """An event that is yet to start a workflow."""
+    """An event that is yet to start a workflow, or to call an actor.
+
+    Attributes:
+        subscription: Number of the rule.
+        event: The event.
+        actor_id: The actor that it is for; empty when nobody has said it yet.
+    """
 
     subscription: int
     event: StoredEvent
+    actor_id: str = ""
 
 
 def subscribe(txn: WriteTransaction, subscription: Subscription, now_unix_s: float) -> tuple[Subscription, bool]:
@@ -124,7 +132,7 @@ def unsubscribe(txn: WriteTransaction, name: str) -> bool:
     source = find_source(txn, known.source)
     if source is not None:
         txn.delete(layout.subscribers(source.number, known.selector, known.number))
-    txn.delete_prefix(layout.start(known.number))
+    start_rows.remove_all(txn, known.number)
     txn.delete(layout.subscription(known.number))
     txn.delete(layout.subscription_name(name))
     return True
@@ -143,7 +151,11 @@ def get_subscription(txn: ReadTransaction, number: int) -> Subscription | None:
 
 
 def list_subscriptions(txn: ReadTransaction) -> list[Subscription]:
-    """The rules, in the order in which they were made."""
+    """The rules, in the order in which they were made.
+
+    Raises:
+        StorageCorruptError: The row of one is damaged; names its number.
+    """
     return [_decode(layout.last_part(key), raw) for key, raw in txn.scan(layout.SUBSCRIPTIONS)]
 
 
@@ -160,21 +172,22 @@ def to_start(txn: ReadTransaction, subscription: int, *, after: int = 0, limit: 
     for key, raw in txn.scan(layout.start(subscription), start=layout.start(subscription, after + 1)):
         if len(found) >= limit:
             break
-        event = get_event(txn, layout.unpack(raw), layout.last_part(key))
+        source, actor_id = start_rows.read(raw)
+        event = get_event(txn, source, layout.last_part(key))
         if event is not None:
-            found.append(ToStart(subscription=subscription, event=event))
+            found.append(ToStart(subscription=subscription, event=event, actor_id=actor_id))
     return found
 
 
 def is_to_start(txn: ReadTransaction, subscription: int, number: int) -> StoredEvent | None:
     """The event, when it is yet to start its workflow; None when it has, or never was to."""
     raw = txn.get(layout.start(subscription, number))
-    return None if raw is None else get_event(txn, layout.unpack(raw), number)
+    return None if raw is None else get_event(txn, start_rows.read(raw)[0], number)
 
 
 def note_started(txn: WriteTransaction, subscription: Subscription, number: int, *, repeated: bool) -> None:
     """An event has started its workflow, or the workflow was there already; in the transaction that says so."""
-    txn.delete(layout.start(subscription.number, number))
+    start_rows.remove(txn, subscription.number, number)
     _save(
         txn,
         replace(
@@ -187,12 +200,12 @@ def note_started(txn: WriteTransaction, subscription: Subscription, number: int,
 
 def set_aside(txn: WriteTransaction, subscription: int, number: int) -> None:
     """An event cannot start its workflow: it is a dead letter from now on."""
-    txn.delete(layout.start(subscription, number))
+    start_rows.remove(txn, subscription, number)
 
 
 def start_again(txn: WriteTransaction, subscription: int, source: int, number: int) -> None:
-    """An event that was set aside is to start its workflow after all."""
-    txn.put(layout.start(subscription, number), layout.pack(source))
+    """An event that was set aside is to have its effect after all; for which actor, is asked again."""
+    start_rows.add(txn, subscription, number, source)
 
 
 def submission_nonce(subscription: int, number: int) -> str:
@@ -231,6 +244,14 @@ def _save(txn: WriteTransaction, subscription: Subscription) -> None:
 
 
 def _decode(number: int, raw: bytes) -> Subscription:
+    try:
+        return _decode_sound(number, raw)
+    except UNREADABLE as error:
+        problem = f"the row of event subscription number {number} is damaged ({type(error).__name__}: {error})"
+        raise StorageCorruptError("meta.lmdb", problem, "Restore the folder from a backup.") from error
+
+
+def _decode_sound(number: int, raw: bytes) -> Subscription:
     header, pieces = open_frame(raw)
     (graph,) = decode_graphs(iter((pieces[header["graph"]],)))
     started, repeated = header["counts"]

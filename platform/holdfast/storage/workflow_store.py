@@ -532,7 +532,8 @@ def get_task(txn: ReadTransaction, seq: int, index: TaskIndex) -> TaskView:
     view = TaskView(index=index, node=graph.nodes[index - layout.last_part(key)])
     raw = txn.get(layout.task(seq, index))
     if raw is None:
-        return view
+        waiting = read_waiting(txn, seq, index)
+        return view if waiting is None else replace(view, started_unix_s=waiting.started_unix_s or None)
     header, pieces = open_frame(raw)
     started, ended = header["times"]
     view = replace(view, started_unix_s=started, ended_unix_s=ended)
