@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +24,16 @@ from tests.kafka.running_kafka import RunningKafka
 # clusters that tests start in other ways, before or after it, would then not trust each other.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
+# Who starts without an address joins the cluster that was started last by `ray start` with this folder. Each process of
+# tests has its own, so that none joins a cluster of another's, or of anybody else's on this machine.
+_RAY_FOLDER = tempfile.mkdtemp(prefix="ray-")
+os.environ["RAY_TMPDIR"] = _RAY_FOLDER
+
 
 _SHARING: set[ModuleType] = set()
+
+# Folders of files that take long.
+_LONG = ("recovery", "kafka", "examples", "integration", "simulation")
 
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -31,11 +41,28 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_unconfigure() -> None:
+    """Leave nothing of Ray's behind."""
+    ray.shutdown()
+    shutil.rmtree(_RAY_FOLDER, ignore_errors=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Note the modules that share a Ray: not those which start one of their own, with settings of their own."""
+    """Note the modules that share a Ray, and put them first, one after the other; and long ones before short ones.
+
+    Those which start a Ray of their own, with settings of their own, share none. A long file that came last would be
+    left to one process at the end.
+    """
     for item in items:
         if isinstance(item, pytest.Function) and "local_ray" in item.fixturenames and not starts_its_own(item.module):
             _SHARING.add(item.module)
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> tuple[bool, int]:
+    folder = item.path.parent.name
+    shares = isinstance(item, pytest.Function) and item.module in _SHARING
+    return not shares, _LONG.index(folder) if folder in _LONG else len(_LONG)
 
 
 def starts_its_own(module: ModuleType) -> bool:

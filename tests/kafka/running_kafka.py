@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from deploy.kafka.broker import Broker, why_none
@@ -47,19 +48,19 @@ class RunningKafka:
         name = name or f"topic-{uuid.uuid4().hex[:12]}"
         if isinstance(self._broker, Broker):
             topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=dict(config or {}))
-            self._settle(self._admin.create_topics([topic]))
+            self._settle(lambda: self._admin.create_topics([topic]))
         self._writer().list_topics(name, timeout=_ANSWERING_S)
         return name
 
     def delete_topic(self, name: str) -> None:
-        self._settle(self._admin.delete_topics([name]))
+        self._settle(lambda: self._admin.delete_topics([name]))
 
     def add_partitions(self, name: str, total: int) -> None:
-        self._settle(self._admin.create_partitions([NewPartitions(name, total)]))
+        self._settle(lambda: self._admin.create_partitions([NewPartitions(name, total)]))
 
     def delete_records(self, name: str, before: int, *, partition: int = 0) -> None:
         """Have the server forget what came before an offset, as its retention would."""
-        self._settle(self._admin.delete_records([TopicPartition(name, partition, before)]))
+        self._settle(lambda: self._admin.delete_records([TopicPartition(name, partition, before)]))
 
     def produce(
         self,
@@ -133,6 +134,17 @@ class RunningKafka:
         settings = {"linger.ms": 1, "acks": "all", "enable.idempotence": True, "message.max.bytes": 50_000_000}
         return Producer({**self._settings, **settings})
 
-    def _settle(self, futures: Mapping[Any, Any]) -> None:
-        for future in futures.values():
-            future.result(timeout=_ANSWERING_S)
+    def _settle(self, ask: Callable[[], Mapping[Any, Any]]) -> None:
+        """Ask for one thing, and wait until it is done."""
+        deadline = time.monotonic() + _ANSWERING_S
+        while True:
+            (future,) = ask().values()
+            try:
+                future.result(timeout=_ANSWERING_S)
+                return
+            except KafkaException as error:
+                # A machine that is busy may keep the only server from saying in time that it lives: it says so soon.
+                fenced = error.args[0].code() == KafkaError.INVALID_REPLICATION_FACTOR
+                if not fenced or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)

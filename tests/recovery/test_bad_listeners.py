@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import threading
@@ -66,7 +67,7 @@ class Misbehaves(workflow.EventListener):
                 os.kill(os.getpid(), signal.SIGKILL)
             case "freezes":
                 # Nothing in here gives Python's lock back, so no other thread of the process runs.
-                sum(range(10**12))
+                ctypes.PyDLL(None).sleep(3600)
             case "blocks":
                 # Gives the lock back, but not its thread.
                 while True:

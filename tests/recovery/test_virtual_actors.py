@@ -14,7 +14,11 @@ import pytest
 import ray
 
 from holdfast import workflow
+from holdfast.actors import names
+from holdfast.actors.operating_system import Process
 from holdfast.engine.virtual_actor_errors import VirtualActorQuarantinedError
+from holdfast.storage.folder import StorageFolder
+from holdfast.storage.workflow_store import load_setting
 from tests.recovery.chaos import seed_or
 from tests.recovery.processes import of_role, replaced, the_one, until
 
@@ -105,6 +109,17 @@ def made(cls: Any, actor_id: str, *args: Any) -> Any:
     actor = cls.get_or_create(actor_id, *args)
     ray.get(actor.ready(), timeout=ANSWER_S)
     return actor
+
+
+def is_for_suspects(process: Process, storage: Path) -> bool:
+    """Whether a process is the host of the virtual actors that ran when another one died."""
+    opened = StorageFolder.open(storage, create=False)
+    try:
+        with opened.kv.read() as txn:
+            said = load_setting(txn, names.process_setting(names.suspects_host_name("")))
+    finally:
+        opened.close()
+    return said == [process.pid, process.started]
 
 
 class TestHostDeath:
@@ -254,11 +269,11 @@ class TestLargeValues:
 class TestTransfers:
     """Money goes to and fro among accounts; whatever is killed, none is made and none is lost."""
 
-    def transfer(self, *, accounts: int, transfers: int, kills: int, seed: int) -> None:
+    def transfer(self, storage: Path, *, accounts: int, transfers: int, kills: int, seed: int) -> None:
         print(f"seed {seed}")
         random = Random(seed)
-        names = [f"account-{number}" for number in range(accounts)]
-        handles = {name: made(Account, name, 100) for name in names}
+        ids = [f"account-{number}" for number in range(accounts)]
+        handles = {one: made(Account, one, 100) for one in ids}
         callers = 4
         each = transfers // callers
 
@@ -267,7 +282,7 @@ class TestTransfers:
             choose = Random(of)
             sent = 0
             for number in range(each):
-                source, to = choose.sample(names, 2)
+                source, to = choose.sample(ids, 2)
                 method = workflow.get_actor(source).transfer
                 # Both ways of calling, in one order.
                 if choose.random() < 0.5:
@@ -278,14 +293,21 @@ class TestTransfers:
             return sent
 
         running = [send.remote(f"caller-{number}", seed + number) for number in range(callers)]
-        killed = 0
+        killed, spares = 0, 2
         while killed < kills:
             done, _ = ray.wait(running, num_returns=callers, timeout=random.uniform(0.2, 1.5))
             if len(done) == callers:
                 break
             victims = of_role(random.choice([HOST, HOST, HOST, "management"]))
-            if victims:
-                killed += random.choice(victims).kill()
+            if not victims:
+                continue
+            victim = random.choice(victims)
+            if is_for_suspects(victim, storage):
+                # A method that is found running each time a host dies is quarantined in the end, and rightly.
+                if not spares:
+                    continue
+                spares -= 1
+            killed += victim.kill()
         assert ray.get(running, timeout=600) == [each] * callers
         until(lambda: not workflow.list_all({workflow.RUNNING}), "all mailboxes are empty", within_s=ANSWER_S)
         found = {name: handle.look.run() for name, handle in handles.items()}
@@ -296,15 +318,15 @@ class TestTransfers:
                 assert numbers == sorted(set(numbers))
         took = sum(len(numbers) for _, orders in found.values() for numbers in orders.values())
         assert took == each * callers
-        assert dict(workflow.list_all()) == dict.fromkeys(names, workflow.SUCCESSFUL)
+        assert dict(workflow.list_all()) == dict.fromkeys(ids, workflow.SUCCESSFUL)
         print(f"{took} transfers, {killed} kills")
         assert killed >= min(kills, 3)
 
     @pytest.mark.timeout(240)
     def test_the_sum_and_each_callers_order_hold(self, storage: Path) -> None:
-        self.transfer(accounts=10, transfers=240, kills=6, seed=seed_or(SEED))
+        self.transfer(storage, accounts=10, transfers=240, kills=6, seed=seed_or(SEED))
 
     @pytest.mark.slow
     @pytest.mark.timeout(1500)
     def test_the_sum_and_each_callers_order_hold_for_ten_thousand(self, storage: Path) -> None:
-        self.transfer(accounts=100, transfers=10_000, kills=50, seed=seed_or(SEED + 1))
+        self.transfer(storage, accounts=100, transfers=10_000, kills=50, seed=seed_or(SEED + 1))
