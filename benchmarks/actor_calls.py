@@ -6,6 +6,7 @@ is not timed on either side.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -84,6 +85,18 @@ def at_once_holdfast() -> float:
         _check(sum(values), sum(1 + at // ACTORS for at in range(AT_ONCE)))
 
     return _timed(work)
+
+
+def at_once_awaited_holdfast() -> float:
+    """Seconds for calls of several actors, all asked for before the first result is waited for, from an event loop."""
+    counters = [DurableCounter.get_or_create(f"at-once-{at}") for at in range(ACTORS)]
+    for counter in counters:
+        counter.add.run(0)
+
+    async def call_all() -> list[int]:
+        return await asyncio.gather(*(counters[at % ACTORS].add.aio.run(1) for at in range(AT_ONCE)))
+
+    return _timed(lambda: _check(sum(asyncio.run(call_all())), sum(1 + at // ACTORS for at in range(AT_ONCE))))
 
 
 def at_once_plain_ray() -> float:

@@ -30,6 +30,8 @@ from holdfast.storage.workflow_row import WorkflowRow
 
 _LOOK_EVERY_S = 0.5
 _ROWS_IN_A_TRANSACTION = 20_000
+_TURNS = 3
+_WARM_UP_TASKS = 32
 
 
 @ray.remote
@@ -146,26 +148,64 @@ def rate(looks: Sequence[Look], first: float, last: float) -> float:
 
 
 def full_store(folder: Path, count: int) -> dict[str, Any]:
-    """`list_all("RUNNING")` with many finished workflows in the store."""
-    make_finished(folder, count)
-    began = time.perf_counter()
-    workflow.init(str(folder))
-    started_s = time.perf_counter() - began
-    reference = workflow.run_async(workflow.sleep(3600), workflow_id="the one that runs")
-    times_ms = []
-    for _ in range(50):
-        began = time.perf_counter()
-        assert workflow.list_all("RUNNING") == [("the one that runs", workflow.RUNNING)]
-        times_ms.append((time.perf_counter() - began) * 1e3)
-    workflow.cancel("the one that runs")
-    del reference
+    """What many finished workflows in the store cost: the start, `list_all("RUNNING")`, and what is submitted.
+
+    An empty store and the full one take turns, each started anew.
+    """
+    full, empty = folder / "full", folder / "empty"
+    make_finished(full, count)
+    start_s: list[float] = []
+    list_ms: list[float] = []
+    submit_ms: dict[Path, list[float]] = {empty: [], full: []}
+    run_ms: dict[Path, list[float]] = {empty: [], full: []}
+    for turn in range(_TURNS):
+        for store in (empty, full):
+            began = time.perf_counter()
+            workflow.init(str(store))
+            started_s = time.perf_counter() - began
+            graph: Any = add.bind(*(same.bind(number) for number in range(_WARM_UP_TASKS)))
+            workflow.run(graph)
+            sleeping = f"the one that runs, turn {turn}"
+            workflow.submit(workflow.sleep(3600), workflow_id=sleeping)
+            if store == full:
+                start_s.append(started_s)
+                list_ms += [_list_ms(sleeping) for _ in range(50)]
+            run_ms[store] += [_latency_ms() for _ in range(100)]
+            submit_ms[store] += [_submit_ms() for _ in range(100)]
+            workflow.cancel(sleeping)
+            workflow.shutdown()
+    workflow.init(str(full))
     return {
         "workload": "list_all",
         "finished_workflows": count,
-        "start_seconds": round(started_s, 2),
-        "median_ms": round(statistics.median(times_ms), 2),
-        "highest_ms": round(max(times_ms), 2),
+        "start_seconds": [round(one, 2) for one in start_s],
+        "median_ms": round(statistics.median(list_ms), 2),
+        "highest_ms": round(max(list_ms), 2),
+        **{
+            name: {
+                "empty_median": round(statistics.median(taken[empty]), 2),
+                "full_median": round(statistics.median(taken[full]), 2),
+                "full_to_empty": round(statistics.median(taken[full]) / statistics.median(taken[empty]), 2),
+            }
+            for name, taken in (("submit_ms", submit_ms), ("one_task_ms", run_ms))
+        },
     }
+
+
+def _list_ms(running: str) -> float:
+    began = time.perf_counter()
+    found = workflow.list_all("RUNNING")
+    taken_ms = (time.perf_counter() - began) * 1e3
+    assert found == [(running, workflow.RUNNING)]
+    return taken_ms
+
+
+def _submit_ms() -> float:
+    began = time.perf_counter()
+    reference = workflow.run_async(same.bind(1))
+    taken_ms = (time.perf_counter() - began) * 1e3
+    assert ray.get(reference) == 1
+    return taken_ms
 
 
 def removal(folder: Path, count: int) -> dict[str, Any]:
@@ -232,7 +272,7 @@ def resident_mib(pid: int) -> int:
 
 WORKLOADS: dict[str, Callable[[float], tuple[Any, int, Any]]] = {"deep": deep, "static": static, "dynamic": dynamic}
 STORES: dict[str, tuple[Callable[[Path, int], dict[str, Any]], int]] = {
-    "list_all": (full_store, 100_000),
+    "list_all": (full_store, 1_000_000),
     "removal": (removal, 1_000_000),
 }
 

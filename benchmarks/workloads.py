@@ -6,6 +6,7 @@ add a workload, write the two functions and a line in `WORKLOADS`.
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -152,6 +153,16 @@ def many_holdfast() -> float:
     return _timed(work)
 
 
+def many_awaited_holdfast() -> float:
+    """Seconds for many workflows of one task, all at once, from an event loop."""
+
+    async def run_all() -> list[Any]:
+        running = (workflow.aio.run(durable_noop.bind(at), workflow_id=f"many-{at}") for at in range(MANY_WORKFLOWS))
+        return await asyncio.gather(*running)
+
+    return _timed(lambda: _check(asyncio.run(run_all()), list(range(MANY_WORKFLOWS))))
+
+
 def many_plain_ray() -> float:
     """Seconds for as many tasks, all at once."""
 
@@ -199,6 +210,8 @@ def event_plain_ray() -> float:
     return statistics.median(_timed(partial(work, at)) for at in range(EVENTS))
 
 
+_AT_ONCE = {f"at-once-{at}": {"add": actor_calls.AT_ONCE // actor_calls.ACTORS + 1} for at in range(actor_calls.ACTORS)}
+
 WORKLOADS: Mapping[str, Workload] = {
     "latency": Workload(
         what=f"one-task workflow, median of {LATENCY_RUNS}",
@@ -222,12 +235,19 @@ WORKLOADS: Mapping[str, Workload] = {
         asked_speed=3.0,
     ),
     "many": Workload(
-        what=f"{MANY_WORKFLOWS} one-task workflows at once",
+        what=f"{MANY_WORKFLOWS} one-task workflows at once, by run_async",
         holdfast=many_holdfast,
         plain_ray=many_plain_ray,
         tasks_per_workflow={f"many-{at}": {"noop": 1} for at in range(MANY_WORKFLOWS)},
         asked_speed=0.45,
         reached=False,
+    ),
+    "many-awaited": Workload(
+        what=f"{MANY_WORKFLOWS} one-task workflows at once, by aio.run",
+        holdfast=many_awaited_holdfast,
+        plain_ray=many_plain_ray,
+        tasks_per_workflow={f"many-{at}": {"noop": 1} for at in range(MANY_WORKFLOWS)},
+        asked_speed=0.45,
     ),
     "arrays": Workload(
         what=f"chain of {ARRAYS} tasks passing arrays of {ARRAY_BYTES // 1_000_000} MB",
@@ -252,14 +272,19 @@ WORKLOADS: Mapping[str, Workload] = {
         asked_speed=0.4,
     ),
     "actor-at-once": Workload(
-        what=f"{actor_calls.AT_ONCE} calls over {actor_calls.ACTORS} virtual actors at once, likewise",
+        what=f"{actor_calls.AT_ONCE} calls over {actor_calls.ACTORS} virtual actors at once, by run_async, likewise",
         holdfast=actor_calls.at_once_holdfast,
         plain_ray=actor_calls.at_once_plain_ray,
-        tasks_per_workflow={
-            f"at-once-{at}": {"add": actor_calls.AT_ONCE // actor_calls.ACTORS + 1} for at in range(actor_calls.ACTORS)
-        },
+        tasks_per_workflow=_AT_ONCE,
         asked_speed=0.45,
         reached=False,
+    ),
+    "actor-at-once-awaited": Workload(
+        what="the same, by aio.run",
+        holdfast=actor_calls.at_once_awaited_holdfast,
+        plain_ray=actor_calls.at_once_plain_ray,
+        tasks_per_workflow=_AT_ONCE,
+        asked_speed=0.45,
     ),
     "actor-reads": Workload(
         what=f"{actor_calls.READS} read-only calls of a virtual actor, likewise",
