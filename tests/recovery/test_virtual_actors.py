@@ -87,7 +87,9 @@ class Hoarder:
         self.content = b""
         self.killed = ""
 
-    def keep(self, content: bytes, killed: str) -> bytes:
+    def keep(self, content: bytes, killed: str, begin: str = "") -> bytes:
+        if begin:
+            until(Path(begin).exists, "it is to go on")
         self.content, self.killed = content, killed
         return content
 
@@ -238,6 +240,15 @@ class TestLargeValues:
         assert len(self.files(storage)) > 2
         return hoarder
 
+    def leave_behind_in_a_mailbox(self, tmp_path: Path) -> Any:
+        """An actor that a host has died over in a call that was durable: it is run apart from others after that."""
+        hoarder = made(Hoarder, "two")
+        begin = tmp_path / "begin"
+        kept = hoarder.keep.run_async(self.CONTENT, str(tmp_path / "killed too"), str(begin))
+        begin.touch()
+        assert ray.get(kept, timeout=ANSWER_S) == self.CONTENT
+        return hoarder
+
     def files(self, storage: Path) -> list[Path]:
         return [path for path in (storage / "blobs").rglob("*") if path.is_file()]
 
@@ -252,9 +263,10 @@ class TestLargeValues:
     @pytest.mark.slow
     @pytest.mark.timeout(240)
     def test_what_it_has_left_goes_when_the_actor_rests(self, storage: Path, tmp_path: Path) -> None:
-        hoarder = self.leave_behind(storage, tmp_path)
-        until(lambda: len(self.files(storage)) == 2, "nothing but the result and the state is left", within_s=200)
-        assert hoarder.size.run() == len(self.CONTENT)
+        hoarders = [self.leave_behind(storage, tmp_path), self.leave_behind_in_a_mailbox(tmp_path)]
+        assert len(self.files(storage)) > 4
+        until(lambda: len(self.files(storage)) == 4, "nothing but results and states is left", within_s=200)
+        assert [hoarder.size.run() for hoarder in hoarders] == [len(self.CONTENT)] * 2
 
     def test_what_a_refused_call_brought_goes_at_once(self, storage: Path) -> None:
         hoarder = made(Hoarder, "one")

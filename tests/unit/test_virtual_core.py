@@ -326,8 +326,24 @@ def test_an_actor_that_killed_its_host_is_run_apart_until_a_call_takes_effect() 
     assert runs(house.perform(RecoverActor(seq=1), host="apart")) == ["1"]
     house.end(host="apart")
     assert not house.row().suspected
-    assert house.ask(house.call("2", logged=False), host="apart") == OtherHost(host="one")
+    batch = house.perform(house.call("2", logged=False), host="apart")
+    assert (batch.outcomes, batch.elsewhere) == ([OtherHost(host="one")], [("one", 1)])
     assert runs(house.perform(house.call("2", logged=False))) == ["2"]
+
+
+def test_an_actor_that_is_run_apart_no_more_rests_where_it_belongs() -> None:
+    house = House().made()
+    house.perform(house.call("1"))
+    house.hosts["one"] = house.new_host("one")
+    house.perform(RecoverActor(seq=1, died_in="add"))
+    house.perform(RecoverActor(seq=1), host="apart")
+    house.end(host="apart")
+    moved = house.perform(house.call("1"), host="apart").elsewhere
+    assert (moved, list(house.hosts["apart"].held)) == ([("one", 1)], [])
+    # Nobody calls it: what its death has left behind is removed by the host that puts it away.
+    house.perform(RecoverActor(seq=1))
+    assert house.hosts["one"].put_away(house.now + 1, most=10) == [1]
+    assert house.held_by("one") == []
 
 
 def test_an_actor_that_comes_back_to_a_host_that_remembers_it_is_found() -> None:

@@ -23,7 +23,7 @@ log = logging.getLogger("holdfast")
 
 
 def collect_actor_blobs(folder: StorageFolder, seq: int, before_unix_s: float) -> int:
-    """Remove the blobs of an actor that no row names.
+    """Remove the blobs of an actor that no row names, and what writers that died have left unfinished.
 
     Args:
         folder: The storage folder.
@@ -32,7 +32,7 @@ def collect_actor_blobs(folder: StorageFolder, seq: int, before_unix_s: float) -
             what it had not written to a row, and still have it.
 
     Returns:
-        How many were removed. None where a row cannot be read: it may name any of them.
+        How many files were removed. No blob where a row cannot be read: it may name any of them.
     """
     with folder.kv.read() as txn:
         try:
@@ -40,18 +40,21 @@ def collect_actor_blobs(folder: StorageFolder, seq: int, before_unix_s: float) -
         except StorageCorruptError as error:
             log.error("blobs of a virtual actor are not looked through: %s", error)
             return 0
-    # Listed before the rows are read: what is written meanwhile is younger, or named by then.
-    old = [] if row is None else folder.blobs.unnamed(row.nonce, before_unix_s)
-    if not old:
+    if row is None:
         return 0
+    unfinished = folder.blobs.clear_unfinished(row.nonce)
+    # Listed before the rows are read: what is written meanwhile is younger, or named by then.
+    old = folder.blobs.unnamed(row.nonce, before_unix_s)
+    if not old:
+        return unfinished
     with folder.kv.read() as txn:
         try:
             row = actor_store.get(txn, seq)
             named = set() if row is None else set(named_blobs(txn, row))
         except UNREADABLE as error:
             log.error("blobs of virtual actor number %d are not looked through: %s", seq, error)
-            return 0
-    return sum(folder.blobs.delete(key) for key in old if key not in named)
+            return unfinished
+    return unfinished + sum(folder.blobs.delete(key) for key in old if key not in named)
 
 
 def collect_all(folder: StorageFolder, seqs: Iterable[int], before_unix_s: float) -> None:

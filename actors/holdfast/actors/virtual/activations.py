@@ -212,6 +212,8 @@ class Activations:
             self.show(txn, held)
             row = held.row
             self.drop(seq)
+            # That one has nothing to do for it, and removes what it has left behind when it has rested there.
+            self.batch.elsewhere.append((self.place(row), seq))
         elif remembered:
             # It has another lease now, and may have changed.
             row = self.get(txn, seq)
