@@ -32,6 +32,7 @@ _LOOK_EVERY_S = 0.5
 _ROWS_IN_A_TRANSACTION = 20_000
 _TURNS = 3
 _WARM_UP_TASKS = 32
+_LAYER_TASKS = 5_000
 
 
 @ray.remote
@@ -46,6 +47,11 @@ def _add(*values: int) -> int:
 
 # Ray's hints know no functions of many arguments.
 add: Any = _add
+
+
+@ray.remote
+def larger(left: int, right: int) -> int:
+    return max(left, right)
 
 
 @ray.remote
@@ -68,11 +74,22 @@ def deep(shrink: float) -> tuple[Any, int, Any]:
 
 
 def static(shrink: float) -> tuple[Any, int, Any]:
-    """A graph of 100,000 tasks in three layers, submitted at once."""
+    """A graph of 100,000 tasks, submitted at once: leaves, sums of 100 of them, and the sum of all."""
     width = round(99_000 / shrink)
     leaves: list[Any] = [same.bind(1) for _ in range(width)]
     sums: list[Any] = [add.bind(*leaves[at : at + 100]) for at in range(0, width, 100)]
     return add.bind(*sums), width + len(sums) + 1, width
+
+
+def layers(shrink: float) -> tuple[Any, int, Any]:
+    """A graph of 100,000 tasks in layers, submitted at once: each task takes two of the layer before."""
+    depth = round(100_000 / shrink / _LAYER_TASKS)
+    layer: list[Any] = [same.bind(at) for at in range(_LAYER_TASKS)]
+    for _ in range(depth - 1):
+        layer = [larger.bind(layer[at - 1], layer[at]) for at in range(_LAYER_TASKS)]
+    # Task 0 takes the last one, too: the largest number comes round.
+    reached = [max((at - back) % _LAYER_TASKS for back in range(depth)) for at in range(_LAYER_TASKS)]
+    return add.bind(*layer), depth * _LAYER_TASKS + 1, sum(reached)
 
 
 def dynamic(shrink: float) -> tuple[Any, int, Any]:
@@ -270,7 +287,12 @@ def resident_mib(pid: int) -> int:
     return 0
 
 
-WORKLOADS: dict[str, Callable[[float], tuple[Any, int, Any]]] = {"deep": deep, "static": static, "dynamic": dynamic}
+WORKLOADS: dict[str, Callable[[float], tuple[Any, int, Any]]] = {
+    "deep": deep,
+    "static": static,
+    "layers": layers,
+    "dynamic": dynamic,
+}
 STORES: dict[str, tuple[Callable[[Path, int], dict[str, Any]], int]] = {
     "list_all": (full_store, 1_000_000),
     "removal": (removal, 1_000_000),
