@@ -281,7 +281,7 @@ class TestLargeValues:
 class TestTransfers:
     """Money goes to and fro among accounts; whatever is killed, none is made and none is lost."""
 
-    def transfer(self, storage: Path, *, accounts: int, transfers: int, kills: int, seed: int) -> None:
+    def transfer(self, storage: Path, *, accounts: int, transfers: int, kills: int, seed: int, at_least: int) -> None:
         print(f"seed {seed}")
         random = Random(seed)
         ids = [f"account-{number}" for number in range(accounts)]
@@ -332,13 +332,13 @@ class TestTransfers:
         assert took == each * callers
         assert dict(workflow.list_all()) == dict.fromkeys(ids, workflow.SUCCESSFUL)
         print(f"{took} transfers, {killed} kills")
-        assert killed >= min(kills, 3)
+        assert killed >= at_least
 
     @pytest.mark.timeout(240)
     def test_the_sum_and_each_callers_order_hold(self, storage: Path) -> None:
-        self.transfer(storage, accounts=10, transfers=240, kills=6, seed=seed_or(SEED))
+        self.transfer(storage, accounts=10, transfers=240, kills=6, seed=seed_or(SEED), at_least=3)
 
     @pytest.mark.slow
     @pytest.mark.timeout(1500)
     def test_the_sum_and_each_callers_order_hold_for_ten_thousand(self, storage: Path) -> None:
-        self.transfer(storage, accounts=100, transfers=10_000, kills=50, seed=seed_or(SEED + 1))
+        self.transfer(storage, accounts=100, transfers=10_000, kills=50, seed=seed_or(SEED + 1), at_least=50)
