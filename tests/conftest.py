@@ -28,6 +28,8 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 # tests has its own, so that none joins a cluster of another's, or of anybody else's on this machine.
 _RAY_FOLDER = tempfile.mkdtemp(prefix="ray-")
 os.environ["RAY_TMPDIR"] = _RAY_FOLDER
+# Ray writes down there which cluster was started last, and does not always make the folder.
+os.mkdir(os.path.join(_RAY_FOLDER, "ray"))
 
 
 _SHARING: set[ModuleType] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -68,6 +69,32 @@ def test_another_folder_may_follow_and_the_first_one_again(tmp_path: Path) -> No
         workflow.shutdown()
     workflow.init(str(tmp_path / "one"))
     assert workflow.list_all() == [("one", workflow.SUCCESSFUL)]
+
+
+@ray.remote(num_cpus=0)
+class Visitor:
+    """A process that outlives platforms, as a Serve replica does."""
+
+    def output(self, workflow_id: str) -> Any:
+        return workflow.get_output(workflow_id)
+
+    def run(self, workflow_id: str) -> Any:
+        return ray.get(workflow.run_async(workflow.sleep(0.0), workflow_id=workflow_id))
+
+    async def submit(self, workflow_id: str) -> str:
+        return await workflow.aio.submit(workflow.sleep(0.0), workflow_id=workflow_id)
+
+
+def test_who_knew_the_one_before_asks_the_one_that_is_there(tmp_path: Path) -> None:
+    visitor: Any = Visitor.remote()  # type: ignore[attr-defined]
+    for name in ("one", "two"):
+        workflow.init(str(tmp_path / name))
+        workflow.run(workflow.sleep(0.0), workflow_id=name)
+        assert ray.get(visitor.output.remote(name)) is None
+        assert ray.get(visitor.run.remote(f"{name} too")) is None
+        assert ray.get(visitor.submit.remote(f"{name} at last")) == f"{name} at last"
+        assert sorted(workflow_id for workflow_id, _ in workflow.list_all()) == [name, f"{name} at last", f"{name} too"]
+        workflow.shutdown()
 
 
 class TestDriverThatDiesBetweenTwoCalls:

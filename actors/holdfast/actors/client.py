@@ -39,6 +39,8 @@ _ENDING_S = 30.0
 _ACKNOWLEDGED_S = 2.0
 _UNHEARD_FOR_S = 60.0
 _LOOK_EVERY_S = 0.01
+_SURE_FOR_S = 0.5
+"""So long a platform that was there is taken to be there still: to end it and to start another one takes longer."""
 # What executors and hosts of virtual actors answer over a local socket, too.
 _LOCAL = frozenset({"run", "submit", "post", "call", "take", "read"})
 
@@ -78,6 +80,7 @@ class Platform:
     _local: LocalCaller | None = None
     _awaited: AwaitedCaller | None = None
     _unheard_s: list[float] = field(default_factory=lambda: [-_UNHEARD_FOR_S])
+    _seen_s: list[float] = field(default_factory=lambda: [time.monotonic()])
 
     def executor(self, name: str) -> Any:
         """The handle of an executor."""
@@ -173,7 +176,7 @@ class Platform:
             except RayActorError:
                 # One that could not start again is made anew by the management actor, under the same name; one of a
                 # single workflow has ended. A request is marked, so asking twice counts once.
-                if not self._is_up():
+                if not self.is_up():
                     raise
                 self._handles.clear()
                 return None
@@ -182,19 +185,28 @@ class Platform:
             try:
                 return first()
             except ValueError:
-                if not self._is_up():
+                if not self.is_up():
                     raise
                 return None
 
         return follow(about, call, find_first, self.find_executor)
 
-    def _is_up(self) -> bool:
+    @property
+    def was_up_just_now(self) -> bool:
+        """Whether this platform was there a moment ago: there can be no other by now."""
+        return time.monotonic() - self._seen_s[0] < _SURE_FOR_S
+
+    def is_up(self) -> bool:
         """Whether this very platform is there, and not another one, or none."""
+        began_s = time.monotonic()
         try:
             management = ray.get_actor(names.MANAGEMENT, namespace=names.NAMESPACE)
         except ValueError:
             return False
-        return bool(management == self.management)
+        if management != self.management:
+            return False
+        self._seen_s[0] = began_s
+        return True
 
     async def ask_async(self, workflow_id: str, method: str, *args: Any) -> Any:
         """As `ask`, from an event loop, which goes on meanwhile."""
@@ -237,7 +249,7 @@ def _cluster() -> str:
 
 
 def knows_platform() -> bool:
-    """Whether `find_platform` has it at hand."""
+    """Whether `find_platform` has it at hand: it takes no longer than to ask whether it is there, a tenth of a ms."""
     return ray.is_initialized() and _cluster() in _known
 
 
@@ -246,7 +258,8 @@ def find_platform() -> Platform | None:
     cluster = _cluster()
     with _lock:
         platform = _known.get(cluster)
-        if platform is not None:
+        # Who outlives a platform, as a Serve replica, would get references from processes that are gone.
+        if platform is not None and (platform.was_up_just_now or platform.is_up()):
             return platform
         try:
             management = ray.get_actor(names.MANAGEMENT, namespace=names.NAMESPACE)
