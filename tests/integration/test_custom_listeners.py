@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from holdfast import workflow
-from tests.integration.traces import mark, marks, wait_for, wait_for_file
+from tests.integration.traces import mark, marks, put, wait_for, wait_for_file
 
 pytestmark = pytest.mark.usefixtures("platform")
 
@@ -49,7 +49,7 @@ def test_arguments_may_be_nodes_and_the_consumers_others_are_computed_meanwhile(
     waiting = workflow.wait_for_event(FileListener, where.bind())
     reference = workflow.run_async(give.bind(waiting, other.bind()), workflow_id=wid)
     wait_for_file(tmp_path / "computed")
-    (tmp_path / "f").write_text("late")
+    put(tmp_path / "f", "late")
     assert ray.get(reference, timeout=30) == ["late", "computed"]
 
 
@@ -58,7 +58,7 @@ def test_a_poll_goes_on_after_the_platform_ended(tmp_path: Path, platform: Path,
     workflow.shutdown()
     workflow.init(str(platform))
     resumed = workflow.resume_async(wid)
-    (tmp_path / "f").write_text("later")
+    put(tmp_path / "f", "later")
     assert ray.get(resumed, timeout=30) == ["later"]
 
 
@@ -139,8 +139,8 @@ def test_a_poll_that_blocks_does_not_keep_others_from_their_events(tmp_path: Pat
     blocked = workflow.run_async(workflow.wait_for_event(Blocks), workflow_id=f"{wid}-blocks")
     wait_for_file(tmp_path / "blocking")
     after = workflow.run_async(workflow.wait_for_event(FileListener, str(late)), workflow_id=f"{wid}-after")
-    early.write_text("before")
-    late.write_text("after")
+    put(early, "before")
+    put(late, "after")
     assert ray.get([before, after], timeout=60) == ["before", "after"]
     mark(tmp_path / "release")
     # To block is slow, not wrong.

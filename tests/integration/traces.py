@@ -16,6 +16,13 @@ def mark(path: str | os.PathLike[str], text: str = "") -> None:
         file.write(f"{text}\n")
 
 
+def put(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file: whoever waits for it to be there finds it whole."""
+    unfinished = Path(f"{os.fspath(path)}.unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
 def marks(path: str | os.PathLike[str]) -> list[str]:
     """The traces so far."""
     return Path(path).read_text().splitlines() if os.path.exists(path) else []

@@ -17,7 +17,7 @@ import ray
 
 from holdfast import workflow
 from holdfast.actors.host_guard import MEMORY_VARIABLE
-from tests.integration.traces import mark, marks
+from tests.integration.traces import mark, marks, put
 from tests.recovery.processes import of_role, replaced, the_one, until
 
 LIMIT_MIB = 400
@@ -109,7 +109,7 @@ class Others:
 
     def get_their_events(self) -> None:
         """None of them has failed, and what they wait for reaches them."""
-        (self._folder / "gate").write_text("fine")
+        put(self._folder / "gate", "fine")
         assert ray.get(self._references, timeout=ANSWER_S) == ["fine"] * self._count
 
 
