@@ -198,18 +198,13 @@ def test_other_tasks_run_while_one_sleeps(tmp_path: Path, wid: str) -> None:
     def both(*_):
         return True
 
-    workflow.run_async(both.bind(workflow.sleep(600), noted.bind()), workflow_id=wid)
+    named = noted.options(**workflow.options(task_id="noted"))
+    workflow.run_async(both.bind(workflow.sleep(600), named.bind()), workflow_id=wid)
     wait_for_file(file)
-    wait_for(
-        lambda: "end_time" in workflow.get_metadata(wid, _id_of("noted", wid))["stats"], "the task that does not sleep"
-    )
+    wait_for(lambda: "end_time" in workflow.get_metadata(wid, "noted")["stats"], "the task that does not sleep")
     assert workflow.get_status(wid) == workflow.RUNNING
     workflow.cancel(wid)
     assert marks(file) == [""]
-
-
-def _id_of(name: str, wid: str) -> str:
-    return f"{__name__}.{wid}.locals.{name}".replace("-", "_")
 
 
 def test_a_loop_that_sleeps_often_goes_on_and_keeps_its_ids_apart(wid: str) -> None:
