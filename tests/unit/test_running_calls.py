@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -26,7 +27,8 @@ from holdfast.engine.transitions import WorkflowStatus
 from holdfast.storage.workflow_row import WorkflowRow
 
 ADDRESS = StorageAddress("/nowhere", "node", "cluster")
-OWNER = "testowner"
+# Of this process: another one may run the tests of another file, in the same memory of the machine.
+OWNER = f"testowner{os.getpid()}"
 _places = itertools.count(1)
 
 
