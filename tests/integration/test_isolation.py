@@ -110,3 +110,17 @@ def test_two_environments_share_no_worker(wid: str) -> None:
     found = workflow.run(gather.bind(*nodes), workflow_id=wid)
     assert [colour for _, colour in found] == ["red" if number % 2 else "blue" for number in range(40)]
     assert not {pid for pid, colour in found if colour == "red"} & {pid for pid, colour in found if colour == "blue"}
+
+
+def test_virtual_actors_with_a_gpu_have_a_host_that_holds_one(wid: str) -> None:
+    class Sees:
+        def gpus(self) -> tuple[int, str]:
+            return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+    # The last test: the host keeps its GPU as long as the platform lives.
+    with_one = workflow.virtual_actor(num_gpus=1)(Sees).get_or_create(f"{wid}-with")
+    plain = workflow.virtual_actor(type("Plain", (Sees,), {})).get_or_create(f"{wid}-plain")
+    process, gpus = with_one.gpus.run()
+    assert gpus in ("0", "1")
+    other, none = plain.gpus.run()
+    assert (other != process, none) == (True, "")

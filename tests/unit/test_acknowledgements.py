@@ -7,12 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from holdfast.actors.acknowledgements import (
-    AVAILABLE,
-    AcknowledgementSocket,
-    Acknowledger,
-    acknowledgement_socket,
-)
+from holdfast.actors.acknowledgements import AcknowledgementSocket, Acknowledger, acknowledgement_socket
+from holdfast.actors.local_frames import AVAILABLE
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="the short way is there on Linux only")
 

@@ -12,13 +12,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
-
-AVAILABLE = sys.platform == "linux"
-"""Sockets whose names need no file, and vanish with the process, are there on Linux only."""
 
 _LONGEST = 256
 

@@ -20,13 +20,13 @@ import ray
 from ray.exceptions import RayActorError, RaySystemError, RayTaskError
 
 from holdfast.actors import names
-from holdfast.actors.acknowledgements import AVAILABLE, acknowledgement_socket
+from holdfast.actors.acknowledgements import acknowledgement_socket
 from holdfast.actors.awaited_calls import AwaitedCaller
 from holdfast.actors.direct_submission import DirectSubmission
 from holdfast.actors.following import follow
 from holdfast.actors.local_addresses import LocalAddresses
 from holdfast.actors.local_calls import LocalCaller
-from holdfast.actors.local_frames import NotHereError
+from holdfast.actors.local_frames import AVAILABLE, NotHereError
 from holdfast.actors.management import Closed, PlatformConfig, PlatformDescription
 from holdfast.actors.operating_system import Process
 from holdfast.actors.operations import Elsewhere
