@@ -10,7 +10,7 @@ import pytest
 
 from holdfast.engine.virtual_actor_records import CallLogged, CallSpec, QueuedCall
 from holdfast.storage import actor_store, layout
-from holdfast.storage.actor_blobs import collect_actor_blobs
+from holdfast.storage.actor_blobs import collect_actor_blobs, find_left_behind
 from holdfast.storage.actor_row import ActorRow, ActorSpec
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.payload import Payload
@@ -69,3 +69,18 @@ def test_nothing_that_a_damaged_row_may_name_goes(folder: StorageFolder) -> None
 
 def test_an_actor_that_is_gone_has_none(folder: StorageFolder) -> None:
     assert collect_actor_blobs(folder, 7, time.time()) == 0
+
+
+def test_actors_with_something_left_are_found(folder: StorageFolder) -> None:
+    row, named = actor_with_a_call(folder)
+    folder.blobs.write("dd" * 16, Payload(b"a workflow's"))
+    later = time.time() + 1
+    assert list(find_left_behind(folder, later)) == []
+    left = folder.blobs.write(NONCE, Payload(b"a result that never came to be"))
+    unfinished = folder.blobs.root / NONCE / ".writing-0123"
+    unfinished.write_bytes(b"half a res")
+    assert [found.seq for found in find_left_behind(folder, later)] == [row.seq]
+    assert list(find_left_behind(folder, later - 3600)) == []
+    # It may be on its way in some host.
+    assert folder.blobs.keys(NONCE) == sorted([left, named])
+    assert not unfinished.exists()

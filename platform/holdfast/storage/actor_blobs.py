@@ -43,18 +43,47 @@ def collect_actor_blobs(folder: StorageFolder, seq: int, before_unix_s: float) -
     if row is None:
         return 0
     unfinished = folder.blobs.clear_unfinished(row.nonce)
+    return unfinished + sum(map(folder.blobs.delete, _unnamed(folder, row, before_unix_s)))
+
+
+def find_left_behind(folder: StorageFolder, before_unix_s: float) -> Iterator[ActorRow]:
+    """The actors that have blobs that no row names.
+
+    Args:
+        folder: The storage folder.
+        before_unix_s: Only what was written before, in seconds since the epoch.
+
+    Semantics: what some host has in memory, and has not written to a row yet, is taken for such a blob, too. Removes
+        what writers that died have left unfinished, and nothing else. What cannot be looked at is logged and left out.
+    """
+    for group in folder.blobs.groups():
+        try:
+            with folder.kv.read() as txn:
+                seq = actor_store.of_blob_group(txn, group)
+                row = None if seq is None else actor_store.get(txn, seq)
+            if row is None:
+                continue
+            folder.blobs.clear_unfinished(group)
+            if _unnamed(folder, row, before_unix_s):
+                yield row
+        except StorageError as error:
+            log.error("blobs of a virtual actor are not looked through: %s", error)
+
+
+def _unnamed(folder: StorageFolder, row: ActorRow, before_unix_s: float) -> list[str]:
+    """Keys of an actor's blobs that no row names; none where a row cannot be read."""
     # Listed before the rows are read: what is written meanwhile is younger, or named by then.
     old = folder.blobs.unnamed(row.nonce, before_unix_s)
     if not old:
-        return unfinished
+        return []
     with folder.kv.read() as txn:
         try:
-            row = actor_store.get(txn, seq)
-            named = set() if row is None else set(named_blobs(txn, row))
+            found = actor_store.get(txn, row.seq)
+            named = set() if found is None else set(named_blobs(txn, found))
         except UNREADABLE as error:
-            log.error("blobs of virtual actor number %d are not looked through: %s", seq, error)
-            return unfinished
-    return unfinished + sum(folder.blobs.delete(key) for key in old if key not in named)
+            log.error("blobs of virtual actor number %d are not looked through: %s", row.seq, error)
+            return []
+    return [key for key in old if key not in named]
 
 
 def collect_all(folder: StorageFolder, seqs: Iterable[int], before_unix_s: float) -> None:

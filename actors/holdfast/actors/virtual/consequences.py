@@ -93,7 +93,7 @@ class Consequences:
                 case StartSubWorkflow():
                     self._keep(self._follow(row, command))
         for host, seq in batch.elsewhere:
-            self._keep(self._hand_over(host, seq))
+            self.hand_over(host, seq)
         for key in batch.freed:
             self._folder.blobs.delete(key)
         for group in batch.blob_groups:
@@ -101,6 +101,10 @@ class Consequences:
         if batch.sweep:
             self._loop.call_later(_SWEEP_EVERY_S, self.inbox.arrive, SweepDeleted(), None)
         self._tell_alarm(batch.earliest_due_unix_s)
+
+    def hand_over(self, host: str, seq: int) -> None:
+        """Have a host take an actor up, if it is that host's."""
+        self._keep(self._hand_over(host, seq))
 
     def _keep(self, work: Coroutine[None, None, None]) -> None:
         # The event loop keeps only a weak reference to a task.

@@ -13,7 +13,6 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +31,7 @@ from holdfast.actors.requests import Answer
 from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress, access
 from holdfast.actors.values import set_cluster_nonce
 from holdfast.actors.virtual.answers import CallAnswers, sealed_error
+from holdfast.actors.virtual.blob_collector import IDLE_S, BlobCollector
 from holdfast.actors.virtual.consequences import Consequences
 from holdfast.actors.virtual.core import ActorCore
 from holdfast.actors.virtual.one_by_one import OneByOne
@@ -59,7 +59,6 @@ from holdfast.engine.virtual_actor_errors import VirtualActorNotFoundError, Virt
 from holdfast.engine.virtual_actor_records import Condition, QueuedCall
 from holdfast.storage import actor_store, leases
 from holdfast.storage import workflow_store as store
-from holdfast.storage.actor_blobs import collect_all
 from holdfast.storage.actor_row import ActorRow
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.platform_lock import PlatformLock
@@ -75,9 +74,7 @@ Default: a quarter of the machine."""
 
 _LOOK_EVERY_S = 1.0
 _TAKE_UP_EVERY_S = 5.0
-_COLLECT_AFTER_S = 60.0
 _NO_TIME_S = 0.003
-_IDLE_S = 30.0
 _MOST_HELD = 10_000
 _TRY_AGAIN_S = 1.0
 _STANDARD_ERROR = 2
@@ -117,13 +114,15 @@ class VirtualActorHost:
             self._loop, name, self._folder, self._core, self._runner, alone, self._answers, sub_workflows
         )
         self._inbox, self._attempts = consequences.inbox, consequences.attempts
-        self._collector = ThreadPoolExecutor(1, thread_name_prefix="holdfast-collector")
+        self._collector = BlobCollector(self._loop, self._folder)
         self._local = LocalService({"call": self.call, "submit": self.submit, "take": self.take, "read": self.read})
         self._closed, self._took_up_s = False, time.monotonic()
         self._most_bytes = _most_bytes()
         self._wanted: set[str] = set()
         self._early: dict[tuple[int, int], Answer] = {}
         self._recover_all()
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            self._collector.after_death(lambda row: consequences.hand_over(self._host_of(row), row.seq))
         self._look()
 
     def _host_of(self, row: ActorRow) -> str:
@@ -150,22 +149,15 @@ class VirtualActorHost:
         # A timer that needs no lock: it writes down where every thread is, and ends the process.
         faulthandler.dump_traceback_later(FROZEN_S, exit=True, file=_STANDARD_ERROR)
         # What rests costs no more than a reading of its row, when it is wanted again.
-        idle_s = _IDLE_S if private_bytes() <= self._most_bytes else 0.0
+        idle_s = IDLE_S if private_bytes() <= self._most_bytes else 0.0
         self._runner.put_away(idle_s)
         rested = self._core.put_away(time.time() - idle_s, _MOST_HELD)
         if rested:
-            # What they were brought before that, and is in no row by then, is on its way no more.
-            self._loop.call_later(_COLLECT_AFTER_S, self._collect, rested, time.time() - _IDLE_S)
+            self._collector.rested(rested)
         if time.monotonic() - self._took_up_s > _TAKE_UP_EVERY_S:
             self._took_up_s = time.monotonic()
             self._inbox.take_up()
         self._loop.call_later(_LOOK_EVERY_S, self._look)
-
-    def _collect(self, rested: Sequence[int], before_unix_s: float) -> None:
-        """Remove the blobs that no row names of actors that were put away then."""
-        if self._closed:
-            return
-        self._collector.submit(collect_all, self._folder, rested, before_unix_s)
 
     # -- asked by callers ----------------------------------------------------------------------------------------
 
@@ -329,7 +321,7 @@ class VirtualActorHost:
         self._closed = True
         self._local.close()
         self._inbox.close()
-        self._collector.shutdown(wait=False, cancel_futures=True)
+        self._collector.close()
         self._lock.release()
 
     async def fire(self, seqs: Sequence[int]) -> None:
