@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 MEASUREMENT_LIMIT_S = 300
 NAPS = "sleepers"
 REPEATS_OF_SLOW = 2
+INTERRUPTED = 130
 
 
 class MeasurementError(Exception):
@@ -33,9 +34,11 @@ class MeasurementError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was asked for. Returns 1 when a store had lost a task; a missed speed is only shown.
+    """Run what was asked for, and show what was measured, also when it is interrupted.
 
-    With `--guard` also when a speed is below half of what is asked, and stays so when it is measured twice more.
+    Returns:
+        1 when a store had lost a task, or a measurement failed; a missed speed is only shown. With `--guard` also when
+        a speed is below half of what is asked, and stays so when it is measured twice more. 130 after Ctrl-C.
     """
     asked = _parser().parse_args(arguments)
     known = [*WORKLOADS, NAPS]
@@ -45,41 +48,90 @@ def main(arguments: Sequence[str] | None = None) -> int:
     peers = [name for name in asked.peers.split(",") if name]
     if unknown := [name for name in peers if name not in PEERS]:
         raise SystemExit(f"no peer {unknown[0]!r}; there are {', '.join(PEERS)}")
-    pythons = {name: python_of(name) for name in peers}
-    console = Console(stderr=True)
-    machine = machine_line()
-    rows: list[dict[str, Any]] = []
-
-    def measure(repeat: int, name: str, of: int) -> None:
-        console.print(f"repeat {repeat + 1} of {of}: {name}", highlight=False)
-        measured = _measure_both(name, repeat, "benchmarks.naps" if name == NAPS else "benchmarks.measure")
-        measured += [
-            _measure_peer(peer, python, name) for peer, python in pythons.items() if name in PEERS[peer].workloads
-        ]
-        rows.extend({"machine": machine, "repeat": repeat, **row} for row in measured)
-
-    for repeat in range(asked.repeat):
-        for name in names:
-            measure(repeat, name, asked.repeat)
-    guarded = [name for name in names if name != NAPS] if asked.guard else []
-    for name in [name for name in guarded if _compare(name, rows).lost]:
-        # A machine has slow seconds.
-        for repeat in range(asked.repeat, asked.repeat + REPEATS_OF_SLOW):
-            measure(repeat, name, asked.repeat + REPEATS_OF_SLOW)
-    if asked.json is not None:
-        asked.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    caption = f"median (lowest..highest) of {asked.repeat}; {machine}"
-    comparisons = [_compare(name, rows) for name in names if name != NAPS]
-    if comparisons:
-        Console().print(as_table(comparisons, caption=caption))
-    naps = [Naps(rows=[row for row in rows if row["workload"] == NAPS])] if NAPS in names else []
-    for one in naps:
-        Console().print(naps_as_table(one, caption=caption))
-    durable = all(one.durable for one in comparisons) and all(one.durable for one in naps)
-    slower = [name for name in guarded if _compare(name, rows).lost]
+    series = _Series(names, {name: python_of(name) for name in peers}, asked.repeat, asked.json)
+    try:
+        for repeat in range(asked.repeat):
+            for name in names:
+                series.measure(repeat, name, asked.repeat)
+        if asked.guard:
+            for name in series.slow():
+                # A machine has slow seconds.
+                for repeat in range(asked.repeat, asked.repeat + REPEATS_OF_SLOW):
+                    series.measure(repeat, name, asked.repeat + REPEATS_OF_SLOW)
+    except KeyboardInterrupt:
+        series.show()
+        return INTERRUPTED
+    good = series.show()
+    slower = series.slow() if asked.guard else []
     for name in slower:
-        console.print(f"{name} is below half of what is asked, and was not before", style="bold red")
-    return 0 if durable and not slower else 1
+        series.console.print(f"{name} is below half of what is asked, and was not before", style="bold red")
+    return 0 if good and not slower else 1
+
+
+class _Series:
+    """What has been measured so far.
+
+    Args:
+        names: Of the workloads.
+        peers: Other engines, and the Python of each.
+        repeats: How often all is to be measured.
+        file: Where a JSON line of each measurement goes as soon as it is made; None for nowhere.
+    """
+
+    def __init__(self, names: Sequence[str], peers: Mapping[str, Path], repeats: int, file: Path | None) -> None:
+        self.console = Console(stderr=True)
+        self._names, self._peers, self._repeats, self._file = names, peers, repeats, file
+        self._machine = machine_line()
+        self._rows: list[dict[str, Any]] = []
+        self._failed: dict[str, None] = {}
+        if file is not None:
+            file.write_text("")
+
+    def measure(self, repeat: int, name: str, of: int) -> None:
+        """Measure a workload once, with all engines, and say what came of it. One that failed is not tried again."""
+        if name in self._failed:
+            return
+        self.console.print(f"repeat {repeat + 1} of {of}: {name}", highlight=False)
+        try:
+            measured = _measure_both(name, repeat, "benchmarks.naps" if name == NAPS else "benchmarks.measure")
+            measured += [
+                _measure_peer(peer, python, name)
+                for peer, python in self._peers.items()
+                if name in PEERS[peer].workloads
+            ]
+        except (MeasurementError, subprocess.TimeoutExpired) as error:
+            self._failed[name] = None
+            self.console.print(f"{name} could not be measured: {error}", style="bold red")
+            return
+        rows = [{"machine": self._machine, "repeat": repeat, **row} for row in measured]
+        self._rows.extend(rows)
+        if self._file is not None:
+            with self._file.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+        if name != NAPS:
+            once = _compare(name, rows)
+            self.console.print(f"  {once.speed:.2f}x plain Ray, {once.asked_speed:.3g}x asked", highlight=False)
+
+    def slow(self) -> list[str]:
+        """Workloads that are below half of what is asked, and were not before."""
+        return [one.workload for one in self._comparisons() if one.lost]
+
+    def show(self) -> bool:
+        """Print the tables. Returns whether all was measured, and nothing lost."""
+        caption = f"median (lowest..highest) of {self._repeats}; {self._machine}"
+        comparisons = self._comparisons()
+        if comparisons:
+            Console().print(as_table(comparisons, caption=caption))
+        slept = [row for row in self._rows if row["workload"] == NAPS]
+        naps = [Naps(rows=slept)] if slept else []
+        for one in naps:
+            Console().print(naps_as_table(one, caption=caption))
+        durable = all(one.durable for one in comparisons) and all(one.durable for one in naps)
+        return durable and not self._failed
+
+    def _comparisons(self) -> list[Comparison]:
+        measured = {row["workload"] for row in self._rows}
+        return [_compare(name, self._rows) for name in self._names if name in measured and name != NAPS]
 
 
 def _measure_both(name: str, repeat: int, module: str) -> list[dict[str, Any]]:
@@ -141,7 +193,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", default="", help=f"some of {','.join([*WORKLOADS, NAPS])} (default: all)")
     parser.add_argument("--peers", default="", help=f"other engines to measure, too: some of {','.join(PEERS)}")
     parser.add_argument("--guard", action="store_true", help="fail when a speed is below half of what is asked")
-    parser.add_argument("--json", type=Path, default=None, help="file for one JSON line per measurement")
+    parser.add_argument(
+        "--json", type=Path, default=None, help="file for one JSON line per measurement, written as they are made"
+    )
     return parser
 
 

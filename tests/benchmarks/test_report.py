@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -95,6 +97,40 @@ def test_the_table_of_sleepers_says_what_was_not_met() -> None:
     assert "5.2" in said
     assert "60.0 ms" in said
     assert "asked: not met; NOT ALL were found" in said
+
+
+class TestAnUnfinishedRun:
+    """On measurements made up for the purpose."""
+
+    @staticmethod
+    def run(monkeypatch: pytest.MonkeyPatch, file: Path, ends_with: BaseException) -> int:
+        def measure(module: str, engine: str, *arguments: str) -> dict[str, float]:
+            if "fanout" in arguments:
+                raise ends_with
+            return {"seconds": 0.25, "logged_tasks": 200, "expected_tasks": 200}
+
+        monkeypatch.setattr(run, "_measure", measure)
+        return run.main(["--only", "chain,fanout,latency", "--repeat", "2", "--json", str(file)])
+
+    @staticmethod
+    def written(file: Path) -> list[str]:
+        return [json.loads(line)["workload"] for line in file.read_text().splitlines()]
+
+    def test_what_was_measured_before_ctrl_c_is_shown_and_kept(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.run(monkeypatch, tmp_path / "lines", KeyboardInterrupt()) == 130
+        assert self.written(tmp_path / "lines") == ["chain"] * 2
+        assert "1.00x" in capsys.readouterr().out
+
+    def test_one_that_fails_spoils_no_other(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.run(monkeypatch, tmp_path / "lines", run.MeasurementError("it fell over")) == 1
+        assert self.written(tmp_path / "lines") == ["chain", "chain", "latency", "latency"] * 2
+        said = capsys.readouterr()
+        assert said.err.count("fanout could not be measured: it fell over") == 1
+        assert said.out.count("1.00x") == 2
 
 
 def test_an_unknown_workload_is_refused_by_name() -> None:
