@@ -115,6 +115,38 @@ def test_one_that_blocks_is_left_alone_and_the_others_begin_anew(loops: PollLoop
     assert not blocked.is_alive()
 
 
+def test_a_copy_that_was_left_behind_does_not_disturb_the_one_that_began_anew() -> None:
+    """It takes its last step in the middle of a step of the new one."""
+    blocks_now, begun_anew, both_gave_back = threading.Event(), threading.Event(), threading.Event()
+    gave_back: list[int] = []
+
+    def on_step(number: int, key: tuple[int, int, int] | None) -> None:
+        if key is None and number == 0 and begun_anew.is_set():
+            gave_back.append(number)
+            if len(gave_back) == 2:
+                both_gave_back.set()
+
+    loops = PollLoops(on_step)
+
+    async def blocks() -> str:
+        blocks_now.set()
+        assert begun_anew.wait(DEADLINE_S)
+        return "the blocker"
+
+    async def waits() -> str:
+        if blocks_now.is_set():
+            begun_anew.set()
+            assert both_gave_back.wait(DEADLINE_S)
+            return "the new one"
+        while True:
+            await asyncio.sleep(0.01)
+
+    async def both() -> list[str]:
+        return await asyncio.gather(loops.run((1, 2, 0), waits), loops.run((1, 1, 0), blocks))
+
+    assert run(both()) == ["the new one", "the blocker"]
+
+
 def test_whose_code_runs_is_told_at_every_step() -> None:
     told = []
     loops = PollLoops(lambda number, key: told.append((number, key)))

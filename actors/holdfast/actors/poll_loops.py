@@ -190,13 +190,14 @@ def _in_steps(
             thrown = asyncio.CancelledError()
         lane.stepping = entry
         on_step(lane.number, entry.key)
-        entry.before = private_bytes()
+        # A copy that was left behind may step at the same time, and forgets `entry.before` when it has.
+        before = entry.before = private_bytes()
         try:
             awaited = work.throw(thrown) if thrown is not None else work.send(sent)
         except StopIteration as end:
             return end.value
         finally:
-            entry.grown += private_bytes() - entry.before
+            entry.grown += private_bytes() - before
             entry.before = None
             on_step(lane.number, None)
             lane.stepping = None
