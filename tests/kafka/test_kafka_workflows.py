@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -491,12 +492,12 @@ def test_a_flood_does_not_fill_the_memory_of_the_reading_process(kafka, topic, w
     workflow.cancel(wid)
 
 
-def test_no_secret_is_in_the_storage(kafka, platform, monkeypatch, tmp_path) -> None:
-    secret = "correct-horse-battery-staple"
+def test_no_secret_is_in_the_storage(kafka, platform, wid, tmp_path) -> None:
+    secret, cluster = "correct-horse-battery-staple", f"closed-{uuid.uuid4().hex}"
     (tmp_path / "secret").write_text(secret)
     workflow.init(
         kafka={
-            "closed": {
+            cluster: {
                 "bootstrap_servers": kafka.bootstrap_servers,
                 "security_protocol": "SASL_PLAINTEXT",
                 "sasl_mechanism": "PLAIN",
@@ -505,10 +506,10 @@ def test_no_secret_is_in_the_storage(kafka, platform, monkeypatch, tmp_path) -> 
             }
         }
     )
-    workflow.run_async(wait_for_event(KafkaListener, topic="any", cluster="closed"), workflow_id="closed")
+    workflow.run_async(wait_for_event(KafkaListener, topic="any", cluster=cluster), workflow_id=wid)
     # It has tried, so it has read the secret; the server knows no SASL.
-    until(lambda: any(s.name == "kafka/closed/any" and s.last_error for s in workflow.event_sources()))
+    until(lambda: any(s.name == f"kafka/{cluster}/any" and s.last_error for s in workflow.event_sources()))
     stored = b"".join(path.read_bytes() for path in platform.rglob("*") if path.is_file())
     assert str(tmp_path / "secret").encode() in stored
     assert secret.encode() not in stored
-    workflow.cancel("closed")
+    workflow.cancel(wid)

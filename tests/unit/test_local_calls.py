@@ -54,6 +54,19 @@ def test_what_cannot_be_pickled_goes_another_way(actor: LocalActor, caller: Loca
         caller.call(actor, "odd")
 
 
+class Unreadable:
+    """Can be sent, and not be read."""
+
+    def __reduce__(self) -> tuple[type[int], tuple[str]]:
+        return int, ("no number",)
+
+
+def test_who_sends_what_cannot_be_read_is_told(actor: LocalActor, caller: LocalCaller) -> None:
+    with pytest.raises(ValueError, match="no number"):
+        caller.call(actor, "echo", Unreadable())
+    assert caller.call(actor, "echo", 1) == (1,)
+
+
 def test_threads_do_not_wait_for_each_other_and_get_their_own(actor: LocalActor, caller: LocalCaller) -> None:
     got: list[Any] = []
     held = threading.Thread(target=lambda: got.append(caller.call(actor, "hold", "first")))

@@ -76,10 +76,10 @@ class LocalService:
         task.add_done_callback(self._running.discard)
 
     async def _answer(self, connection: _Connection, number: int, request: bytes) -> None:
-        method, arguments = pickle.loads(request)
         # Of this task alone.
         asked_here.set(True)
         try:
+            method, arguments = pickle.loads(request)
             reply = reply_of(True, await self._methods[method](*arguments))
         except Exception as error:  # noqa: BLE001 - the caller's to see, as when Ray carries it
             reply = reply_of(False, error)
