@@ -270,6 +270,41 @@ class TestOptions:
             getattr(counter, method).options(timeout_s=0.3).run()
         assert counter.add.run(1) == 4
 
+    def test_one_that_took_too_long_does_not_touch_the_object_when_it_ends(self, wid: str, tmp_path: Path) -> None:
+        @workflow.virtual_actor
+        class Slow:
+            def __init__(self, loads: str) -> None:
+                self.count, self.loads = 0, loads
+
+            def __getstate__(self) -> list[Any]:
+                return [self.count, self.loads]
+
+            def __setstate__(self, state: list[Any]) -> None:
+                self.count, self.loads = state
+                with Path(self.loads).open("a") as file:
+                    file.write("x")
+
+            def add(self) -> int:
+                self.count += 1
+                return self.count
+
+            def wait_for(self, gate: str, ends: str) -> None:
+                self.count = -100
+                wait_for(lambda: Path(gate).exists())
+                Path(ends).touch()
+
+        loads, gate, ends = tmp_path / "loads", tmp_path / "gate", tmp_path / "ends"
+        slow = Slow.get_or_create(wid, str(loads))
+        with pytest.raises(TaskTimeoutError):
+            slow.wait_for.options(timeout_s=0.3).run(str(gate), str(ends))
+        assert slow.add.run() == 1
+        before = loads.read_text()
+        gate.touch()
+        wait_for(ends.exists)
+        assert [slow.add.run() for _ in range(50)] == list(range(2, 52))
+        # The object was at hand all the time.
+        assert loads.read_text() == before
+
     def test_a_full_mailbox_is_refused(self, wid: str, tmp_path: Path) -> None:
         @workflow.virtual_actor(mailbox_limit=2)
         class Small(Counter):  # type: ignore[misc]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from holdfast.actors.black_box import Key
 from holdfast.actors.carried_modules import import_here, prepare_imports
@@ -32,6 +32,9 @@ from holdfast.actors.virtual.work import Ended, Raised, Work
 from holdfast.storage.payload import Payload
 
 _KEPT_ACTORS = 10_000
+
+_Finish: TypeAlias = Callable[[Work, Attempt, Any, Any, float], Ended]
+"""Says what a method has come to: its work, its attempt, the object, what it returned, when it began."""
 
 
 @dataclass(slots=True)
@@ -95,7 +98,7 @@ class Runner:
 
     # -- threads -------------------------------------------------------------------------------------------------
 
-    def _begin(self, work: Work, finish: Callable[[Work, Any, Any, float], Ended]) -> Attempt:
+    def _begin(self, work: Work, finish: _Finish) -> Attempt:
         room = self._rooms.get(work.code)
         if room is None:
             room = self._rooms[work.code] = Room()
@@ -103,7 +106,7 @@ class Runner:
         room.pool.submit(self._run, work, attempt, finish)
         return attempt
 
-    def _run(self, work: Work, attempt: Attempt, finish: Callable[[Work, Any, Any, float], Ended]) -> None:
+    def _run(self, work: Work, attempt: Attempt, finish: _Finish) -> None:
         started = time.time()
         key = (work.seq, work.context.number, 0)
         slot = self._slots.take(key)
@@ -118,19 +121,19 @@ class Runner:
                     asynchronous = True
                     attempt.go_on(self._awaited(work, attempt, finish, instance, result, started, slot))
                     return
-                ended = finish(work, instance, result, started)
+                ended = finish(work, attempt, instance, result, started)
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is theirs to see
             ended = self._raised(work, error, started)
         finally:
             if not asynchronous:
                 self._slots.give_back(slot)
-        self._say(work, attempt, ended)
+        self._say(attempt, ended)
 
     async def _awaited(
         self,
         work: Work,
         attempt: Attempt,
-        finish: Callable[[Work, Any, Any, float], Ended],
+        finish: _Finish,
         instance: Any,
         coroutine: Any,
         started: float,
@@ -139,22 +142,21 @@ class Runner:
         try:
             with running_call(work.context):
                 result = await coroutine
-                ended = finish(work, instance, result, started)
+                ended = finish(work, attempt, instance, result, started)
         except asyncio.CancelledError:
             if not attempt.is_left:
                 raised = RuntimeError(f"{work.method} cancelled itself")
-                self._say(work, attempt, self._raised(work, raised, started))
+                self._say(attempt, self._raised(work, raised, started))
             return
         except Exception as error:  # noqa: BLE001 - as above
             ended = self._raised(work, error, started)
         finally:
             self._slots.give_back(slot)
-        self._say(work, attempt, ended)
+        self._say(attempt, ended)
 
-    def _say(self, work: Work, attempt: Attempt, ended: Ended) -> None:
-        if attempt.is_left:
-            self.forget(work.seq)
-        else:
+    @staticmethod
+    def _say(attempt: Attempt, ended: Ended) -> None:
+        if not attempt.is_left:
             attempt.ended.set_result(ended)
 
     # -- calling -------------------------------------------------------------------------------------------------
@@ -198,16 +200,19 @@ class Runner:
 
     # -- ends ----------------------------------------------------------------------------------------------------
 
-    def _written(self, work: Work, instance: Any, result: Any, started: float) -> Ended:
+    def _written(self, work: Work, attempt: Attempt, instance: Any, result: Any, started: float) -> Ended:
         ended = self._results.written(work, instance, result, started)
         with self._lock:
+            if attempt.is_left:
+                # Another one may have made this version meanwhile, and its object is the right one.
+                return ended
             self._warm[work.seq] = _Warm(work.state_version + 1, instance, time.monotonic())
             self._warm.move_to_end(work.seq)
             if len(self._warm) > _KEPT_ACTORS:
                 self._warm.popitem(last=False)
         return ended
 
-    def _read_only(self, work: Work, _: Any, result: Any, started: float) -> Ended:
+    def _read_only(self, work: Work, _: Attempt, __: Any, result: Any, started: float) -> Ended:
         return self._results.read_only(work, result, started)
 
     def _raised(self, work: Work, error: BaseException, started: float) -> Raised:
