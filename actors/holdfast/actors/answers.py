@@ -14,8 +14,7 @@ from typing import Any
 from holdfast.actors.local_frames import asked_here
 from holdfast.actors.nodes import TaskRefNode
 from holdfast.actors.operations import Elsewhere
-from holdfast.actors.requests import Answer, SealedError
-from holdfast.actors.sealed import InFile, Sealed
+from holdfast.actors.sealed import Answer, InFile, Sealed, SealedError
 from holdfast.actors.storage_access import object_blob
 from holdfast.actors.values import render
 from holdfast.engine.errors import (

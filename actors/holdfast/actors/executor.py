@@ -55,7 +55,7 @@ from holdfast.actors.orphans import Orphans
 from holdfast.actors.ray_launch import Launcher
 from holdfast.actors.ray_untyped import remote
 from holdfast.actors.reply_signals import signal_of_reply
-from holdfast.actors.requests import Answer, EventRequest, SubmitRequest, SubscribeRequest
+from holdfast.actors.requests import EventRequest, SubmitRequest, SubscribeRequest
 from holdfast.actors.running_calls import RunningCalls
 from holdfast.actors.schedule_messages import (
     DropSchedule,
@@ -65,6 +65,7 @@ from holdfast.actors.schedule_messages import (
     Steering,
     SteerSchedule,
 )
+from holdfast.actors.sealed import Answer
 from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress
 from holdfast.actors.task_bundle import BundleReply
 from holdfast.actors.task_call import Reply

@@ -1,4 +1,4 @@
-"""What clients say to the actors, and what they hear back."""
+"""What clients say to the actors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.actors.sealed import Sealed
 from holdfast.actors.virtual.requests import ClassRequest
 from holdfast.engine.graph import Graph
 from holdfast.engine.plain_pickle import PlainPickle
@@ -86,24 +85,3 @@ class SubscribeRequest(PlainPickle):
     environment: bytes = b""
     actor: ClassRequest | None = None
     creates: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Answer(PlainPickle):
-    """How a workflow came out: a value, or the error to raise."""
-
-    value: Sealed | None = None
-    error: BaseException | None = None
-
-
-class SealedError(Exception):
-    """A user's error on its way through an actor: becomes itself where it is unpickled."""
-
-    def __init__(self, payload: Payload, said: str = "an error of the user's code") -> None:
-        super().__init__(said)
-        self._payload = payload
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        from holdfast.actors.error_values import load_error  # noqa: PLC0415 - loads user code: not in the actors
-
-        return load_error, (self._payload,)

@@ -17,6 +17,7 @@ from holdfast.actors.load_context import LoadContext, load
 from holdfast.actors.local_frames import NotHereError
 from holdfast.actors.values import render
 from holdfast.engine.errors import HoldfastError, ResultNotLoadableError, StorageMissingError
+from holdfast.engine.plain_pickle import PlainPickle
 from holdfast.storage.blobs import BlobStore
 from holdfast.storage.payload import Payload
 
@@ -117,3 +118,22 @@ def _parts(payload: Payload) -> _Parts:
     # A read-back payload is views on a mapped file; pickle carries views as buffers only.
     inband = payload.inband if isinstance(payload.inband, bytes) else pickle.PickleBuffer(payload.inband)
     return inband, [pickle.PickleBuffer(buffer) for buffer in payload.buffers]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(PlainPickle):
+    """How a workflow came out: a value, or the error to raise."""
+
+    value: Sealed | None = None
+    error: BaseException | None = None
+
+
+class SealedError(Exception):
+    """A user's error on its way through an actor: becomes itself where it is unpickled."""
+
+    def __init__(self, payload: Payload, said: str = "an error of the user's code") -> None:
+        super().__init__(said)
+        self._payload = payload
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_error, (self._payload,)

@@ -21,7 +21,8 @@ from holdfast.actors.environment import capture_environment
 from holdfast.actors.graph_builder import build
 from holdfast.actors.nodes import is_task
 from holdfast.actors.operations import Accepted
-from holdfast.actors.requests import Answer, EventRequest, SubmitRequest
+from holdfast.actors.requests import EventRequest, SubmitRequest
+from holdfast.actors.sealed import Answer
 from holdfast.actors.storage_access import portable
 from holdfast.actors.task_runner import settle_arguments
 from holdfast.actors.values import dump, set_cluster_nonce

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from holdfast.actors.error_values import describe_error
-from holdfast.actors.requests import Answer, SealedError
-from holdfast.actors.sealed import Sealed
+from holdfast.actors.sealed import Answer, Sealed, SealedError
 from holdfast.actors.storage_access import object_blob
 from holdfast.engine.errors import HoldfastError
 from holdfast.engine.names import was_given

@@ -16,7 +16,7 @@ from ray.exceptions import RayTaskError
 
 from holdfast.actors import names
 from holdfast.actors.client import Platform, fetch
-from holdfast.actors.requests import Answer
+from holdfast.actors.sealed import Answer
 from holdfast.actors.virtual.operations import ActorDone
 from holdfast.actors.virtual.requests import ActorPlace, CallRequest, Taken
 from holdfast.engine.errors import HoldfastError

@@ -27,7 +27,7 @@ from holdfast.actors.memory_limit import default_limit_bytes, memory_limit_bytes
 from holdfast.actors.operating_system import private_bytes, this_process
 from holdfast.actors.operations import Elsewhere
 from holdfast.actors.ray_untyped import remote
-from holdfast.actors.requests import Answer
+from holdfast.actors.sealed import Answer
 from holdfast.actors.storage_access import INLINE_BYTES, StorageAddress, access
 from holdfast.actors.values import set_cluster_nonce
 from holdfast.actors.virtual.answers import CallAnswers, sealed_error

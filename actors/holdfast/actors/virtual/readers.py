@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from holdfast.actors.requests import Answer
+from holdfast.actors.sealed import Answer
 from holdfast.actors.virtual.answers import CallAnswers, sealed_error
 from holdfast.actors.virtual.context import CallContext
 from holdfast.actors.virtual.core import ActorCore

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from holdfast.actors.sealed import Answer
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.plain_pickle import PlainPickle
 from holdfast.storage.payload import Payload
-
-if TYPE_CHECKING:
-    from holdfast.actors.requests import Answer
 
 CONSTRUCTOR = "__init__"
 """The method of the call that makes an actor."""
