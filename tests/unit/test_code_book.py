@@ -171,6 +171,21 @@ def test_a_module_shipped_by_a_runtime_env_is_not_pickled_by_value(tmp_path, mon
     sys.modules.pop("shipped_module")
 
 
+def test_a_link_into_an_installed_package_is_not_the_users_and_what_lies_beside_it_is(tmp_path, monkeypatch) -> None:
+    installed, own = tmp_path / "site-packages", tmp_path / "own"
+    for folder in (installed, own):
+        folder.mkdir()
+    (installed / "linked_module.py").touch()
+    (own / "linked_module.py").symlink_to(installed / "linked_module.py")
+    (own / "module_beside_it.py").touch()
+    monkeypatch.syspath_prepend(str(own))
+    linked, beside = importlib.import_module("linked_module"), importlib.import_module("module_beside_it")
+    assert not is_user_module(linked)
+    assert is_user_module(beside)
+    for module in (linked, beside):
+        sys.modules.pop(module.__name__)
+
+
 def test_code_that_cannot_be_pickled_is_named_with_the_fix() -> None:
     lock = threading.Lock()
 

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import importlib
 import logging
+import os
 import pickle
 import site
 import sys
@@ -22,6 +23,7 @@ import types
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -228,11 +230,17 @@ _REGISTRY_LOCK = threading.RLock()
 def _judge(name: str, origin: str) -> bool:
     if name in ("__main__", "__mp_main__") or name.partition(".")[0] in ("holdfast", "ray"):
         return False
-    path = Path(origin).resolve()
+    # To follow the links of every path takes long, and hundreds of modules are plain files of a few folders.
+    return not _is_installed_in(os.path.dirname(os.path.realpath(origin) if os.path.islink(origin) else origin))
+
+
+@lru_cache(maxsize=4096)
+def _is_installed_in(folder: str) -> bool:
+    path = Path(folder).resolve()
     parts = set(path.parts)
     if parts & _INSTALLED_PARTS or _SHIPPED_PART in parts:
-        return False
-    return not any(str(path).startswith(root + "/") for root in _INSTALLED_ROOTS)
+        return True
+    return any(f"{path}/".startswith(f"{root}/") for root in _INSTALLED_ROOTS)
 
 
 def _loaded_user_modules() -> list[types.ModuleType]:
