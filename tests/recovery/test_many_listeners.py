@@ -34,9 +34,19 @@ def count(*texts):
     return len(texts)
 
 
-def polled_in(pid: int, began: Path) -> set[str]:
-    """Which have begun to poll in a process; some twice: all but a blocker move on from a loop that is held up."""
-    return {line.partition(" ")[2] for line in marks(began) if line.startswith(f"{pid} ")}
+def polls(began: Path, but_in: int = 0) -> set[str]:
+    """Which have begun to poll; some twice, for all but a blocker move on from a loop that is held up.
+
+    Args:
+        began: Where they say so.
+        but_in: A process that does not count.
+    """
+    return {line.partition(" ")[2] for line in marks(began) if not line.startswith(f"{but_in} ")}
+
+
+def processes(began: Path) -> set[int]:
+    """In which they have."""
+    return {int(line.partition(" ")[0]) for line in marks(began)}
 
 
 def private_kib(pid: int) -> int:
@@ -58,17 +68,20 @@ def test_thousands_of_polls_share_one_process_and_survive_its_death(tmp_path: Pa
     gate, began = tmp_path / "gate", tmp_path / "began"
     waits = [workflow.wait_for_event(Patient, str(gate), str(began), number) for number in range(POLLS)]
     reference = workflow.run_async(count.bind(*waits), workflow_id="many")
-    until(lambda: len(polled_in(host.pid, began)) == POLLS, "all of them poll", WITHIN_S)
+    until(lambda: len(polls(began)) == POLLS, "all of them poll", WITHIN_S)
     grown, more_threads = private_kib(host.pid) - memory, threads_of(host.pid) - threads
     print(f"\n{POLLS} polls: {grown / POLLS:.1f} KiB each, {more_threads} threads more ({threads} before)")
     assert the_one("listener host") == host
+    assert processes(began) == {host.pid}
     # Next to what is measured (docs/semantics.md) a wide margin; a thread or a process each would be far beyond it.
     assert grown < 160 * POLLS
     assert more_threads < 20
 
     host.kill()
     successor = replaced("listener host", [host])
-    until(lambda: len(polled_in(successor.pid, began)) == POLLS, "all of them poll again", WITHIN_S)
-    assert {line.split()[0] for line in marks(began)} == {str(host.pid), str(successor.pid)}
+    until(lambda: len(polls(began, but_in=host.pid)) == POLLS, "all of them poll again", WITHIN_S)
+    # One that took a step when the process died may be the reason, and polls apart from the others.
+    assert {host.pid, successor.pid} <= processes(began)
+    assert len(processes(began)) <= 3
     gate.write_text("")
     assert ray.get(reference, timeout=WITHIN_S) == POLLS
