@@ -137,7 +137,7 @@ def test_many_run_at_once() -> None:
     assert asyncio.run(main()) == list(range(1, 51))
 
 
-def test_what_is_asked_for_together_shares_flushes(platform: Path) -> None:
+def test_what_is_asked_for_together_shares_flushes(platform: Path, wid: str) -> None:
     @workflow.virtual_actor
     class Counter:
         def __init__(self):
@@ -147,16 +147,16 @@ def test_what_is_asked_for_together_shares_flushes(platform: Path) -> None:
             self.count += by
             return self.count
 
-    counters = [Counter.get_or_create(f"counter-{n}") for n in range(10)]
+    counters = [Counter.get_or_create(f"{wid}-counter-{n}") for n in range(10)]
     for counter in counters:
         counter.add.run(0)
 
     async def main() -> None:
         before = await asyncio.to_thread(flushes, platform)
         assert await asyncio.gather(*(workflow.aio.run(add.bind(n, 1)) for n in range(200))) == list(range(1, 201))
-        ids = await asyncio.gather(*(workflow.aio.submit(waits(), workflow_id=f"waits-{n}") for n in range(100)))
-        assert await asyncio.gather(*(workflow.aio.send_event(wid, "k", wid) for wid in ids)) == [True] * 100
-        assert await asyncio.gather(*(workflow.aio.get_output(wid) for wid in ids)) == [("k", wid) for wid in ids]
+        ids = await asyncio.gather(*(workflow.aio.submit(waits(), workflow_id=f"{wid}-{n}") for n in range(100)))
+        assert await asyncio.gather(*(workflow.aio.send_event(one, "k", one) for one in ids)) == [True] * 100
+        assert await asyncio.gather(*(workflow.aio.get_output(one) for one in ids)) == [("k", one) for one in ids]
         # The calls of an actor follow one another, those of ten go together; a caller's take effect in its order.
         sums = await asyncio.gather(*(counters[n % 10].add.aio.run(1) for n in range(500)))
         assert sums == [1 + n // 10 for n in range(500)]
