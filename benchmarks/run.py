@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     peers = [name for name in asked.peers.split(",") if name]
     if unknown := [name for name in peers if name not in PEERS]:
         raise SystemExit(f"no peer {unknown[0]!r}; there are {', '.join(PEERS)}")
-    series = _Series(names, {name: python_of(name) for name in peers}, asked.repeat, asked.json)
+    series = _Series(names, {name: python_of(name) for name in peers}, asked.json)
     try:
         for repeat in range(asked.repeat):
             for name in names:
@@ -74,13 +74,12 @@ class _Series:
     Args:
         names: Of the workloads.
         peers: Other engines, and the Python of each.
-        repeats: How often all is to be measured.
         file: Where a JSON line of each measurement goes as soon as it is made; None for nowhere.
     """
 
-    def __init__(self, names: Sequence[str], peers: Mapping[str, Path], repeats: int, file: Path | None) -> None:
+    def __init__(self, names: Sequence[str], peers: Mapping[str, Path], file: Path | None) -> None:
         self.console = Console(stderr=True)
-        self._names, self._peers, self._repeats, self._file = names, peers, repeats, file
+        self._names, self._peers, self._file = names, peers, file
         self._machine = machine_line()
         self._rows: list[dict[str, Any]] = []
         self._failed: dict[str, None] = {}
@@ -118,7 +117,8 @@ class _Series:
 
     def show(self) -> bool:
         """Print the tables. Returns whether all was measured, and nothing lost."""
-        caption = f"median (lowest..highest) of {self._repeats}; {self._machine}"
+        repeats = 1 + max((row["repeat"] for row in self._rows), default=0)
+        caption = f"median (lowest..highest) of {repeats} at most; {self._machine}"
         comparisons = self._comparisons()
         if comparisons:
             Console().print(as_table(comparisons, caption=caption))
