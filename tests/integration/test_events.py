@@ -9,7 +9,7 @@ import ray
 
 from holdfast import workflow
 from holdfast.listeners import HTTPListener
-from tests.integration.traces import mark, marks, wait_for, wait_for_file
+from tests.integration.traces import in_memory, mark, marks, wait_for, wait_for_file
 
 pytestmark = pytest.mark.usefixtures("platform")
 
@@ -21,10 +21,6 @@ def give(*values):
 
 def event(key):
     return workflow.wait_for_event(HTTPListener, event_key=key)
-
-
-def in_memory() -> int:
-    return sum(executor["in_memory"] for executor in workflow.platform_status()["executors"])
 
 
 def test_an_event_wakes_the_task_that_waits(wid: str) -> None:

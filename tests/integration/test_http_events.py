@@ -20,7 +20,7 @@ from holdfast.serve.event_provider import EventProvider
 from holdfast.workflow.common import HTTP_EVENT_PROVIDER_NAME
 from holdfast.workflow.http_event_provider import HTTPEventProvider, HTTPListener
 from tests.integration.serving import Answer, call, serving
-from tests.integration.traces import marks, wait_for, wait_for_file
+from tests.integration.traces import in_memory, mark, marks, wait_for, wait_for_file
 
 MIB = 1024 * 1024
 
@@ -227,14 +227,18 @@ class TestReports:
         assert post(wid, "k", "raise").status == 500
         assert workflow.get_status(wid) == workflow.FAILED
 
-    def test_a_listener_that_raises_where_it_is_caught_is_500(self, post, wid) -> None:
+    def test_a_listener_that_raises_where_it_is_caught_is_500(self, post, wid, tmp_path) -> None:
+        audit = tmp_path / "audit"
+
         @ray.remote(num_cpus=0)
         def around():
+            mark(audit)
             return workflow.continuation(give.bind(event("k", Reporting), workflow.sleep(600)))
 
         options = workflow.options(catch_exceptions=True)
         reference = workflow.run_async(give.bind(around.options(**options).bind(), event("end")), workflow_id=wid)
-        wait_for(lambda: sum(e["in_memory"] for e in workflow.platform_status()["executors"]) == 0, "it waits")
+        # An event that came before its listener would not be answered by it.
+        wait_for(lambda: marks(audit) and in_memory() == 0, "the workflow waiting for what is inside too")
         assert post(wid, "k", "raise").status == 500
         assert post(wid, "end").status == 200
         (value, error), _ = ray.get(reference, timeout=30)

@@ -12,15 +12,11 @@ import ray
 
 from holdfast import workflow
 from holdfast.workflow.exceptions import TaskTimeoutError
-from tests.integration.traces import mark, marks, wait_for, wait_for_file
+from tests.integration.traces import in_memory, mark, marks, wait_for, wait_for_file
 
 pytestmark = pytest.mark.usefixtures("platform")
 
 AT_ONCE = workflow.Retry(max_attempts=3, initial_s=0, max_s=0)
-
-
-def in_memory() -> int:
-    return sum(executor["in_memory"] for executor in workflow.platform_status()["executors"])
 
 
 def alive(pid: str) -> bool:

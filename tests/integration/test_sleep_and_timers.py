@@ -10,7 +10,7 @@ import ray
 
 from holdfast import workflow
 from holdfast.listeners import TimerListener
-from tests.integration.traces import mark, marks, wait_for, wait_for_file
+from tests.integration.traces import in_memory, mark, marks, wait_for, wait_for_file
 
 pytestmark = pytest.mark.usefixtures("platform")
 
@@ -115,7 +115,7 @@ def test_thousands_of_sleepers_are_put_away_and_all_wake(wid: str) -> None:
         return len(sleeps)
 
     reference = workflow.run_async(done.step(*[workflow.sleep(3) for _ in range(many)]), workflow_id=wid)
-    assert [executor["in_memory"] for executor in workflow.platform_status()["executors"]] == [0]
+    assert in_memory() == 0
     assert workflow.get_status(wid) == workflow.RUNNING
     assert ray.get(reference, timeout=60) == many
 
@@ -124,7 +124,7 @@ def test_workflows_that_sleep_hold_nothing_in_memory(wid: str) -> None:
     count = 300
     references = [workflow.run_async(workflow.sleep(4), workflow_id=f"{wid}-{at}") for at in range(count)]
     assert len(workflow.list_all(workflow.RUNNING)) >= count
-    assert [executor["in_memory"] for executor in workflow.platform_status()["executors"]] == [0]
+    assert in_memory() == 0
     ray.get(references, timeout=60)
     assert {workflow.get_status(f"{wid}-{at}") for at in range(count)} == {workflow.SUCCESSFUL}
 

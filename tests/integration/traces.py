@@ -1,4 +1,4 @@
-"""What tasks leave behind in files for a test to see, and how one waits for it."""
+"""What tasks and workflows leave behind for a test to see, and how one waits for it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from holdfast import workflow
 
 DEADLINE_S = 30.0
 
@@ -26,6 +28,11 @@ def put(path: str | os.PathLike[str], text: str) -> None:
 def marks(path: str | os.PathLike[str]) -> list[str]:
     """The traces so far."""
     return Path(path).read_text().splitlines() if os.path.exists(path) else []
+
+
+def in_memory() -> int:
+    """How many workflows executors hold: one that only waits is put away, and one not yet taken up is not there."""
+    return sum(executor["in_memory"] for executor in workflow.platform_status()["executors"])
 
 
 def wait_for(condition: Callable[[], object], what: str = "what the test waits for") -> None:
