@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from holdfast import workflow
-from tests.integration.traces import wait_for, wait_for_file
+from tests.integration.traces import wait_for, wait_for_file, wait_until_begun
 
 pytestmark = pytest.mark.usefixtures("platform")
 
@@ -179,6 +179,7 @@ def test_a_running_task_tells_when_it_was_started(wid, tmp_path) -> None:
     gate = tmp_path / "gate"
     before = time.time()
     running = workflow.run_async(gated.options(**workflow.options(task_id="slow")).bind(gate, 3), workflow_id=wid)
+    wait_until_begun(wid, "slow")
     stats = workflow.get_metadata(wid, "slow")["stats"]
     assert before <= stats["start_time"] <= time.time()
     assert "end_time" not in stats

@@ -10,7 +10,7 @@ import ray
 
 from holdfast import workflow
 from holdfast.listeners import TimerListener
-from tests.integration.traces import in_memory, mark, marks, wait_for, wait_for_file
+from tests.integration.traces import in_memory, mark, marks, wait_for, wait_for_file, wait_until_begun
 
 pytestmark = pytest.mark.usefixtures("platform")
 
@@ -78,8 +78,7 @@ def test_many_sleeps_of_one_workflow_end_in_their_order() -> None:
 
 def test_a_deadline_survives_the_end_of_the_platform(platform: Path, wid: str) -> None:
     workflow.run_async(workflow.sleep(2.0), workflow_id=wid)
-    # Durable is not begun: the executor may not have taken it up when `run_async` returns.
-    wait_for(lambda: "start_time" in workflow.get_metadata(wid, "workflow.sleep")["stats"], "the begin of the sleep")
+    wait_until_begun(wid, "workflow.sleep")
     workflow.shutdown()
     workflow.init(str(platform))
     assert workflow.get_status(wid) == workflow.RESUMABLE
@@ -93,8 +92,7 @@ def test_a_deadline_survives_the_end_of_the_platform(platform: Path, wid: str) -
 def test_a_deadline_that_passed_while_nothing_ran_does_not_begin_again(platform: Path, wid: str) -> None:
     began = time.time()
     workflow.run_async(now.bind(workflow.sleep(1.0)), workflow_id=wid)
-    # Accepted is not begun.
-    wait_for(lambda: "start_time" in workflow.get_metadata(wid, "workflow.sleep")["stats"], "it sleeps")
+    wait_until_begun(wid, "workflow.sleep")
     workflow.shutdown()
     workflow.init(str(platform))
     wait_for(lambda: time.time() > began + 1.0, "the deadline has passed")

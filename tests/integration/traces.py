@@ -47,3 +47,8 @@ def wait_for(condition: Callable[[], object], what: str = "what the test waits f
 def wait_for_file(path: str | os.PathLike[str]) -> None:
     """Wait for a file: a gate that a test opens, or a trace that a task leaves."""
     wait_for(lambda: os.path.exists(path), f"the file {path}")
+
+
+def wait_until_begun(workflow_id: str, task_id: str) -> None:
+    """Wait for the begin of a task: an executor may take a workflow up only after `run_async` has returned."""
+    wait_for(lambda: "start_time" in workflow.get_metadata(workflow_id, task_id)["stats"], f"the begin of {task_id}")
