@@ -8,6 +8,8 @@ import sys
 from datetime import date, timedelta
 from pathlib import Path
 
+from tests.printed import own_lines
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 EXPECTED = re.compile(
@@ -20,8 +22,7 @@ chair    89
 table     0
 all     285
 the last run is SUCCESSFUL
-\[\('nightly-report', 'paused'\)\]
-"""
+\[\('nightly-report', 'paused'\)\]"""
 )
 
 
@@ -35,7 +36,7 @@ def test_the_nightly_report_is_due_each_night_and_can_be_had_now(tmp_path: Path)
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    said = EXPECTED.fullmatch(ran.stdout)
+    said = EXPECTED.fullmatch("\n".join(own_lines(ran.stdout)))
     assert said is not None, ran.stdout
     nights = [date.fromisoformat(night) for night in said.groups()]
     assert nights == [nights[0] + timedelta(days=days) for days in range(3)]

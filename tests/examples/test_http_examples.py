@@ -16,6 +16,7 @@ from ray import serve
 from examples.serve_orders import PRICES_CENTS, Orders
 from holdfast import workflow
 from tests.integration.serving import Answer, call, free_port, serving
+from tests.printed import own_lines
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -30,8 +31,7 @@ def test_the_approval_example_prints_what_it_promises(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-4000:]
-    # Ray tells every driver when an actor is ended that had a call out.
-    assert [line for line in ran.stdout.splitlines() if "(raylet)" not in line] == [
+    assert own_lines(ran.stdout) == [
         "hotel, posted: 200",
         "hotel, posted again: 200",
         "yacht, posted: 200",

@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 
 from deploy.kafka.broker import Broker, missing_tools
+from tests.printed import own_lines
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-EXPECTED = """\
-order-1: reserve > charge > ship
-order-2: reserve > charge > ship
-order-3: reserve > charge > refund > release
-order-4: reserve > charge > refund > release
-"""
+EXPECTED = [
+    "order-1: reserve > charge > ship",
+    "order-2: reserve > charge > ship",
+    "order-3: reserve > charge > refund > release",
+    "order-4: reserve > charge > refund > release",
+]
 
 
-def run(servers: str = "") -> str:
+def run(servers: str = "") -> list[str]:
     """What it prints, with the Kafka of these servers; none given: its own."""
     environment = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
     if servers:
@@ -36,7 +37,7 @@ def run(servers: str = "") -> str:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    return own_lines(ran.stdout)
 
 
 def test_an_order_is_shipped_or_undone_whatever_becomes_of_its_payment() -> None:

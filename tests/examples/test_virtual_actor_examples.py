@@ -12,15 +12,16 @@ import pytest
 
 from deploy.kafka.broker import Broker, missing_tools
 from tests.integration.serving import free_port
+from tests.printed import own_lines
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def run(example: str, folder: Path, *arguments: str) -> str:
+def run(example: str, folder: Path, *arguments: str) -> list[str]:
     return said_by([str(PROJECT / "examples" / example), *arguments], folder)
 
 
-def said_by(arguments: list[str], folder: Path, **environment: str) -> str:
+def said_by(arguments: list[str], folder: Path, **environment: str) -> list[str]:
     ran = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -31,11 +32,11 @@ def said_by(arguments: list[str], folder: Path, **environment: str) -> str:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    return own_lines(ran.stdout)
 
 
 def test_the_cart_is_paid_for_once(tmp_path: Path) -> None:
-    assert run("shopping_cart.py", tmp_path).splitlines() == [
+    assert run("shopping_cart.py", tmp_path) == [
         "added apple total 3",
         "added tea total 15",
         "refused: we sell no lamp",
@@ -47,17 +48,14 @@ def test_the_cart_is_paid_for_once(tmp_path: Path) -> None:
 
 
 def test_no_money_is_made_or_lost_while_hosts_are_killed(tmp_path: Path) -> None:
-    # Ray tells every driver of a process that was killed.
-    said = [line for line in run("accounts.py", tmp_path).splitlines() if line.strip() and "(raylet)" not in line]
+    said = run("accounts.py", tmp_path)
     assert len(said) == 2, said
     assert re.fullmatch(r"200 transfers(, \d+ refused)?", said[0])
     assert said[1] == "the sum is 1000"
 
 
 def test_a_chat_agent_remembers_and_answers_a_message_once(tmp_path: Path) -> None:
-    said = run("chat_agent.py", tmp_path, f"--port={free_port()}").splitlines()
-    # Ray tells every driver of a process that was killed.
-    assert [line for line in said if line.strip() and "(raylet)" not in line] == [
+    assert run("chat_agent.py", tmp_path, f"--port={free_port()}") == [
         "Hello, Ann.",
         "Hello, Bob.",
         "the process of the agents is killed",
@@ -72,8 +70,7 @@ def test_a_chat_agent_remembers_and_answers_a_message_once(tmp_path: Path) -> No
 
 
 def devices(**environment: str) -> list[str]:
-    said = said_by(["-m", "examples.device"], PROJECT, **environment).splitlines()
-    return [line for line in said if line.strip() and "(raylet)" not in line]
+    return said_by(["-m", "examples.device"], PROJECT, **environment)
 
 
 EVERY_DEVICE = [

@@ -26,6 +26,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from holdfast import workflow
 from tests.integration.clusters import own_folder
+from tests.printed import own_lines
 
 pytestmark = pytest.mark.cluster
 
@@ -116,7 +117,7 @@ def run_python(arguments: list[str], *, given: str | None = None, **variables: s
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    return json.loads(ran.stdout.splitlines()[-1])
+    return json.loads(own_lines(ran.stdout)[-1])
 
 
 @ray.remote

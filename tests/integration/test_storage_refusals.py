@@ -28,6 +28,7 @@ from holdfast.workflow.exceptions import (
     WorkflowExecutionError,
 )
 from tests.integration.leftovers import nothing_left, until
+from tests.printed import own_lines
 
 KIB = 1024
 
@@ -323,7 +324,7 @@ def in_another_process(script: str, *arguments: str, **environment: str) -> dict
         | environment,
     )
     assert outcome.returncode == 0, outcome.stderr
-    said: dict[str, Any] = json.loads(outcome.stdout.splitlines()[-1])
+    said: dict[str, Any] = json.loads(own_lines(outcome.stdout)[-1])
     return said
 
 

@@ -21,6 +21,7 @@ from holdfast.actors import names
 from holdfast.listeners import KafkaListener
 from tests.integration.leftovers import until
 from tests.kafka.running_kafka import RunningKafka
+from tests.printed import own_lines
 
 wait_for_event = workflow.wait_for_event
 
@@ -393,15 +394,15 @@ else:
 ray.shutdown()
 """
 
-    def play(phase: str) -> str:
+    def play(phase: str) -> list[str]:
         command = [sys.executable, "-c", script, str(tmp_path / "storage"), kafka.bootstrap_servers, topic, phase]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert ran.returncode == 0, ran.stderr[-3000:]
-        return ran.stdout
+        return own_lines(ran.stdout)
 
     play("begin")
     kafka.produce(topic, [("k", '"meanwhile"')])
-    assert play("resume").split() == ["meanwhile"]
+    assert play("resume") == ["meanwhile"]
 
 
 def test_a_connection_that_is_changed_is_read_by_its_new_settings(kafka, topic, wid) -> None:
