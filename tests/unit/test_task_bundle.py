@@ -38,6 +38,13 @@ def until_watched() -> None:
         time.sleep(0.001)
 
 
+def until_later() -> None:
+    """The clock has gone on."""
+    began_s = time.monotonic()
+    while time.monotonic() == began_s:
+        pass
+
+
 ALL = [reply_of(place) for place in range(4)]
 
 
@@ -57,7 +64,8 @@ def test_all_run_in_order_and_nothing_is_given_back() -> None:
     assert said == BundleReply(replies=tuple(ALL), unbegun=())
 
 
-def test_what_has_not_begun_is_given_back_when_one_takes_long_and_does_not_run_here() -> None:
+@pytest.mark.parametrize("chained", [False, True])
+def test_what_has_not_begun_is_given_back_when_one_takes_long_and_does_not_run_here(chained: bool) -> None:
     told: list[BundleReply] = []
     given_back = threading.Event()
 
@@ -71,12 +79,27 @@ def test_what_has_not_begun_is_given_back_when_one_takes_long_and_does_not_run_h
             assert given_back.wait(DEADLINE_S)
         return reply_of(place)
 
-    said = OpenBundle(KEYS, give_back, 0.05).run(run_one, None)
+    said = OpenBundle(KEYS, give_back, 0.05, chained).run(run_one, None)
     (early,) = told
     assert (early.replies, early.unbegun) == ((ALL[0],), tuple(KEYS[2:]))
     assert early.busy_s > 0.0
     # All is said again at the end: that message may have been lost.
     assert said == BundleReply(replies=tuple(ALL[:2]), unbegun=tuple(KEYS[2:]))
+
+
+@pytest.mark.parametrize(("chained", "slices"), [(False, 1), (True, 4)])
+def test_all_together_have_one_slice_and_of_a_chain_each_has_its_own(chained: bool, slices: int) -> None:
+    dues_s: list[float] = []
+
+    def run_one(place: int) -> bytes:
+        dues_s.append(bundle.due_s)
+        until_later()
+        return reply_of(place)
+
+    bundle = OpenBundle(KEYS, refuse, NEVER_S, chained)
+    bundle.run(run_one, None)
+    assert len(set(dues_s)) == slices
+    assert dues_s == sorted(dues_s)
 
 
 def test_what_is_done_is_told_when_the_last_one_takes_long(place: str) -> None:

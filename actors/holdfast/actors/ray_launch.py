@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import Any
 
 import ray
@@ -19,7 +19,7 @@ from holdfast.actors.ray_untyped import actor_class
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.actors.task_call import TaskCall
 from holdfast.actors.task_options import load_ray_options, max_calls
-from holdfast.actors.task_runner import run_bundle, run_task
+from holdfast.actors.task_runner import run_task
 from holdfast.actors.wire import pack_call
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.workflow_row import WorkflowRow
@@ -43,9 +43,10 @@ class Launcher:
         self.management = management
         self.local_address = ""
         self._stored_code: set[str] = set()
+        # Ray stores each new function, 4 ms, and each worker fetches it, 3 ms: one for all that can share it.
+        self._function_of_ray = lru_cache(maxsize=4096)(_function_of_ray)
         # Per set of options: `.options()` costs as much as a call.
-        self._task_function = lru_cache(maxsize=4096)(partial(self._make_function, run_task))
-        self._bundle_function = lru_cache(maxsize=4096)(partial(self._make_function, run_bundle))
+        self._function = lru_cache(maxsize=4096)(self._make_function)
         self._environments = Environments(folder.code)
         self._task_title = task_title(executor, this_process())
 
@@ -57,7 +58,7 @@ class Launcher:
         ray_options = call.node.options.ray_options
         # Ray counts the runs of each of its functions.
         counted = call.node.function if max_calls(ray_options) else ""
-        function = self._task_function(ray_options, row.environment, counted)
+        function = self._function(ray_options, row.environment, counted)
         return function.remote(pack_call(call))
 
     def start_bundle(self, row: WorkflowRow, calls: Sequence[TaskCall]) -> Any:
@@ -69,8 +70,8 @@ class Launcher:
         """
         if row.environment:
             self._environments.load(row.environment)
-        function = self._bundle_function(calls[0].node.options.ray_options, row.environment)
-        return function.remote(self.owner, self.local_address, [pack_call(call) for call in calls])
+        function = self._function(calls[0].node.options.ray_options, row.environment, "")
+        return function.remote((self.owner, self.local_address, [pack_call(call) for call in calls]))
 
     def start_listener(self, row: WorkflowRow, call: TaskCall, standing: Standing) -> Any:
         """Poll a listener, or acknowledge its event; the reference of the reply."""
@@ -102,7 +103,7 @@ class Launcher:
         """Make a job's environment durable; its hash."""
         return self._environments.store(captured)
 
-    def _make_function(self, runs: Any, ray_options: bytes, environment: str, _counted: str = "") -> Any:
+    def _make_function(self, ray_options: bytes, environment: str, counted: str) -> Any:
         options = load_ray_options(ray_options)
         # Retries are counted by the engine, whatever the user's options say to Ray.
         options.update(RAY_RETRIES)
@@ -111,8 +112,7 @@ class Launcher:
         if environment:
             own = options.get("runtime_env") or {}
             options["runtime_env"] = merge_environments(self._environments.load(environment), own)
-        made: Any = ray.remote(max_calls=limit)(runs)
-        return made.options(**options)
+        return self._function_of_ray(limit, counted).options(**options)
 
     def listener_host(self, environment: str, ward: int = 0) -> Any:
         """The process that runs users' listeners, and names workflows, in a runtime environment.
@@ -138,3 +138,7 @@ class Launcher:
             )
             .remote()
         )
+
+
+def _function_of_ray(limit: int, _counted: str) -> Any:
+    return ray.remote(max_calls=limit)(run_task)

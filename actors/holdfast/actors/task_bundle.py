@@ -54,12 +54,15 @@ class OpenBundle:
         keys: Of its tasks, in order.
         give_back: Tells the executor what is done and what is given back.
         slice_s: Seconds after which what has not begun is given back.
+        chained: Whether each task follows the one before. Then nobody waits for the others while they come along, and
+            it is given back when one of them alone takes so long.
         round: Which bundle of the worker it is.
     """
 
     keys: Sequence[Key]
     give_back: Callable[[BundleReply], object]
     slice_s: float
+    chained: bool = False
     round: int = 0
     _todo: deque[int] = field(init=False)
     _replies: list[bytes] = field(default_factory=list)
@@ -67,6 +70,7 @@ class OpenBundle:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _running: Key | None = None
     _begun_s: float = 0.0
+    _opened_s: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self._todo = deque(range(len(self.keys)))
@@ -84,7 +88,7 @@ class OpenBundle:
         Returns:
             All that came of it, what the executor was told before included: a message may be lost.
         """
-        _watcher.watch(self, time.monotonic() + self.slice_s)
+        _watcher.watch(self)
         try:
             while (place := self._begin(box, may_begin)) is not None:
                 reply = run_one(place)
@@ -97,6 +101,12 @@ class OpenBundle:
             _watcher.forget(self)
         with self._lock:
             return BundleReply(replies=tuple(self._replies), unbegun=tuple(self._given_back), round=self.round)
+
+    @property
+    def due_s(self) -> float:
+        """When it takes too long, by the monotonic clock, if what runs now goes on."""
+        since_s = max(self._opened_s, self._begun_s) if self.chained else self._opened_s
+        return since_s + self.slice_s
 
     def _begin(self, box: BundleBox | None, may_begin: Callable[[int], bool]) -> int | None:
         # This thread alone takes from the front.
@@ -141,18 +151,17 @@ class _Watcher:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._bundle: OpenBundle | None = None
-        self._due_s = 0.0
         self._looks_s = math.inf
         self._process = 0
 
-    def watch(self, bundle: OpenBundle, due_s: float) -> None:
-        """Have a bundle give back what it has not begun at a time, by the monotonic clock."""
+    def watch(self, bundle: OpenBundle) -> None:
+        """Have a bundle give back what it has not begun when it takes too long."""
         with self._changed:
-            self._bundle, self._due_s = bundle, due_s
+            self._bundle = bundle
             if self._process != os.getpid():
                 self._process = os.getpid()
                 threading.Thread(target=self._watch, name="holdfast-bundle", daemon=True).start()
-            elif due_s < self._looks_s:
+            elif bundle.due_s < self._looks_s:
                 self._changed.notify()
 
     def forget(self, bundle: OpenBundle) -> None:
@@ -171,8 +180,8 @@ class _Watcher:
                 if self._bundle is None:
                     self._looks_s = math.inf
                     self._changed.wait()
-                elif (left_s := self._due_s - time.monotonic()) > 0:
-                    self._looks_s = self._due_s
+                elif (left_s := (due_s := self._bundle.due_s) - time.monotonic()) > 0:
+                    self._looks_s = due_s
                     self._changed.wait(left_s)
                 else:
                     due, self._bundle = self._bundle, None

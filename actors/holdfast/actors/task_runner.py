@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 from ray.exceptions import RayError
@@ -59,26 +59,35 @@ from holdfast.storage.interface import KeyValueStore
 from holdfast.storage.payload import Payload
 from holdfast.storage.record_codec import Blob, Referring
 
+PackedBundle: TypeAlias = tuple[str, str, Sequence[bytes]]
+"""(Who sent it, where their executor answers on its machine, its tasks): see `_run_bundles`."""
+
 _STAYS_S = 1.0
 """A worker goes back to Ray after so long, whatever there is to do: others wait for its CPU."""
 
 
-def run_task(packed_call: bytes) -> Reply | bytes | None:
-    """Run a task, and the in-place tasks that follow it here.
-
-    Returns:
-        What came of the task, packed; None when all has been reported on the way.
+def run_task(packed: bytes | PackedBundle) -> Reply | bytes | BundleReply | None:
+    """Run a task, or a bundle of tasks.
 
     Raises:
         RepeatedByRayError: Ray runs it again by itself. Nothing of the user's is loaded.
     """
     refuse_repetition()
+    return _run_alone(packed) if isinstance(packed, bytes) else _run_bundles(*packed)
+
+
+def _run_alone(packed_call: bytes) -> Reply | bytes | None:
+    """Run a task, and the in-place tasks that follow it here.
+
+    Returns:
+        What came of the task, packed; None when all has been reported on the way.
+    """
     call = unpack_call(packed_call)
     _prepare(call)
     return pack_reply(_run_with_followers(call))
 
 
-def run_bundle(owner: str, local_address: str, packed_calls: Sequence[bytes]) -> BundleReply:
+def _run_bundles(owner: str, local_address: str, packed_calls: Sequence[bytes]) -> BundleReply:
     """Run tiny tasks, one after the other, each with the in-place tasks that follow it here.
 
     One that follows the task before it is begun when what came of that is durable: this process logs it.
@@ -90,11 +99,7 @@ def run_bundle(owner: str, local_address: str, packed_calls: Sequence[bytes]) ->
 
     Returns:
         What came of them, unless the executor was told, and gave it others to run.
-
-    Raises:
-        RepeatedByRayError: Ray runs it again by itself. Nothing of the user's is loaded.
     """
-    refuse_repetition()
     calls = [unpack_call(packed) for packed in packed_calls]
     _prepare(calls[0])
     executor, place, until_s, round_ = calls[0].executor, _place(), time.monotonic() + _STAYS_S, 0
@@ -151,7 +156,8 @@ def _run_bundle(calls: Sequence[TaskCall], place: str, round_: int, box: BundleB
         [(call.seq, call.task, call.attempt) for call in calls],
         give_back,
         GIVE_BACK_AFTER_S,
-        round_,
+        chained=len(calls) > 1 and calls[1].follows,
+        round=round_,
     )
     return bundle.run(run_one, box, may_begin)
 
