@@ -18,6 +18,7 @@ import pytest
 from holdfast.actors.due_rows import DueRows, Look
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operations import Batch, Operation
+from holdfast.actors.task_bundle import May
 from holdfast.actors.workflow_queue import WorkflowQueue
 from holdfast.engine import admission, failing, finishing, leaving, reading, restoring, retrying, starting
 from holdfast.engine import run as engine_run
@@ -357,14 +358,24 @@ def _log_under_any_lease(patch: pytest.MonkeyPatch) -> None:
 
 
 def _go_on_unlogged(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(RunsAhead, "log", lambda *_: True)
+    patch.setattr(RunsAhead, "log", lambda *_: May.BEGIN)
 
 
 def _start_again_what_was_begun(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Shell, "_ran_ahead", lambda *_: False)
 
 
+def _start_again_what_is_next(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Shell, "_is_next_somewhere", lambda *_: False)
+
+
+def _forget_what_is_given_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RunsAhead, "give_back", lambda *_: None)
+
+
 FAULTS = (
+    Fault("what a worker is to go on with is started elsewhere", _start_again_what_is_next),
+    Fault("what a worker may not go on with is forgotten", _forget_what_is_given_back),
     Fault("a worker logs under a lease that is gone", _log_under_any_lease),
     Fault("a worker goes on before it has logged", _go_on_unlogged),
     Fault("what a worker has begun ahead is started again", _start_again_what_was_begun),

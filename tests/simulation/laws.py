@@ -56,7 +56,7 @@ class Auditor:
         now: The virtual time, in seconds since the epoch.
         barred: Set while only an executor that has been replaced runs: nothing may be written.
         resumed: Set when somebody has asked to resume: FAILED may then become RUNNING.
-        ahead: Set while a worker writes: what it has logged the executor writes once more.
+        ahead: Set while a worker writes: what it has logged the executor writes once more, or has written already.
     """
 
     book: Book
@@ -75,6 +75,7 @@ class Auditor:
     groups: dict[int, int] = field(default_factory=dict)
     splits: dict[int, Split] = field(default_factory=dict)
     logged_ahead: dict[int, bytes] = field(default_factory=dict)
+    written: dict[int, bytes] = field(default_factory=dict)
     keys_over: set[int] = field(default_factory=set)
     started: dict[int, int] = field(default_factory=dict)
     events_given: dict[int, list[str]] = field(default_factory=dict)
@@ -137,11 +138,11 @@ class Auditor:
         if state == "error":
             return
         before = self.over.get(index)
-        # The executor writes again what a worker has logged.
-        again = state == "value" and self.logged_ahead.pop(index, None) == raw
+        # The executor writes again what a worker has logged, and a worker what the executor has heard from it.
+        again = state == "value" and (self.written if self.ahead else self.logged_ahead).pop(index, None) == raw
         self.demand(again or before in (None, "group"), "a result is logged once", f"task {index} {before} {state}")
-        if self.ahead:
-            self.logged_ahead[index] = raw
+        if not again:
+            (self.logged_ahead if self.ahead else self.written)[index] = raw
         self.over[index] = state
         if again:
             return

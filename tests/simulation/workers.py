@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Protocol
 
+from holdfast.actors.task_bundle import May
 from holdfast.engine.commands import AcknowledgeEvent, StartListener, StartTask
 from holdfast.engine.errors import TaskTimeoutError, WorkerLostError
 from holdfast.engine.graph import Graph, NodeKind, NodeSpec
@@ -60,12 +61,20 @@ class Ahead(Protocol):
         """The tasks that can only follow this one, without the values they take."""
         ...
 
-    def log(self, command: StartTask, reply: TaskReturned) -> bool:
-        """Log what came of a task, under the lease that it was started under. Returns whether the worker may go on."""
+    def log(self, command: StartTask, reply: TaskReturned) -> May:
+        """Log what came of a task, under the lease that it was started under. Returns whether the next may begin."""
+        ...
+
+    def go_on(self, signals: list[Signal]) -> list[StartTask]:
+        """Say what came of a chain of tasks, of which the last is not logged. What to go on with when it is."""
         ...
 
     def begin(self, command: StartTask) -> None:
         """A task that follows is begun."""
+        ...
+
+    def give_back(self, command: StartTask) -> None:
+        """What it was to go on with may not begin."""
         ...
 
     def tell(self, signals: list[Signal], begun: StartTask | None) -> None:
@@ -133,11 +142,19 @@ class Fleet:
 
     def _go_on(self, command: StartTask, signal: Signal, followers: list[StartTask], told: list[Signal]) -> None:
         """An attempt has ended so: go on with what follows, when it is logged, or tell."""
-        if not isinstance(signal, TaskReturned) or not followers or self.ahead is None:
-            self._tell([*told, signal])
-            return
         told = [*told, signal]
-        if not self.ahead.log(command, signal):
+        if not isinstance(signal, TaskReturned) or self.ahead is None:
+            self._tell(told)
+            return
+        if not followers:
+            following = self.ahead.go_on(told) if self.random.random() < 0.7 else []
+            if following:
+                pause_s = self.random.choice((0.0, self.random.uniform(0, 0.3)))
+                self.clock.after(pause_s, lambda: self._go_on_with(following, command, signal))
+            else:
+                self._tell(told)
+            return
+        if self.ahead.log(command, signal) is not May.BEGIN:
             self._tell(told)
             return
         follower = replace(followers[0], values=(Value(signal.value),))
@@ -146,6 +163,20 @@ class Fleet:
         if self.random.random() < 0.2:
             # It takes long: the executor hears what is done, and what goes on.
             self.ahead.tell(told, follower)
+
+    def _go_on_with(self, following: list[StartTask], last: StartTask, signal: TaskReturned) -> None:
+        """Log what came of the last task, and go on with what follows from it."""
+        assert self.ahead is not None
+        if self.stopped:
+            return
+        may = self.ahead.log(last, signal)
+        if may is not May.BEGIN:
+            if may is May.NOT_HERE:
+                self.ahead.give_back(following[0])
+            return
+        follower = replace(following[0], values=(Value(signal.value),))
+        self.ahead.begin(follower)
+        self._begin(follower, following[1:], [])
 
     def _tell(self, signals: list[Signal]) -> None:
         if len(signals) == 1 or self.ahead is None:

@@ -26,6 +26,7 @@ from holdfast.actors.operations import (
     Resume,
     Submit,
 )
+from holdfast.actors.task_bundle import May
 from holdfast.engine.commands import AcknowledgeEvent, Command, Complete, StartListener, StartTask, StopTask
 from holdfast.engine.errors import StaleLeaseError, StorageFullError, WorkflowNotFoundError
 from holdfast.engine.restoring import restore, take_up
@@ -56,6 +57,8 @@ class Shell:
         self.queue: list[tuple[Operation, int]] = []
         self.fleets: dict[int, Fleet] = {}
         self.ran_ahead: dict[tuple[int, int], int] = {}
+        self.promised: dict[tuple[int, int], int] = {}
+        self.left: dict[tuple[int, int], tuple[int, StartTask]] = {}
         self.dead = False
         self.paused = False
         self._asked_to_work = False
@@ -127,6 +130,8 @@ class Shell:
         match command:
             case StartTask() if self._ran_ahead(command, epoch):
                 pass
+            case StartTask() if self._is_next_somewhere(command, epoch):
+                self.left[command.task, command.attempt] = epoch, command
             case StartTask():
                 world.auditor.on_start(command, epoch)
                 already = any(task == command.task for task, _ in fleet.running)
@@ -141,6 +146,7 @@ class Shell:
             case Complete():
                 pass
             case _:
+                self.left.pop((command.task, command.attempt), None)
                 for started in self.fleets.values():
                     started.stop(command.task, command.attempt)
 
@@ -151,6 +157,11 @@ class Shell:
             del self.ran_ahead[command.task, command.attempt]
             return True
         return False
+
+    def _is_next_somewhere(self, command: StartTask, epoch: int) -> bool:
+        """Whether a worker has this, to begin it when the one before it is logged. `epoch` as above."""
+        under = self.promised.pop((command.task, command.attempt), 0)
+        return bool(under) and epoch in (0, under)
 
 
 class RunsAhead:
@@ -170,18 +181,45 @@ class RunsAhead:
         held = self._shell.core.held.get(self._world.seq)
         return [] if held is None or held.epoch != self._epoch else held.run.followers(command.task, 6)
 
-    def log(self, command: StartTask, reply: TaskReturned) -> bool:
-        """Log what came of a task, under the lease that it was started under. Returns whether the worker may go on."""
+    def log(self, command: StartTask, reply: TaskReturned) -> May:
+        """Log what came of a task, under the lease that it was started under. Returns whether the next may begin."""
         auditor, done = self._world.auditor, finished_task(command.task, command.node.task_id, reply)
         auditor.ahead = True
         try:
             log_ahead(self._world.disk, self._world.seq, self._epoch, WORKFLOW_ID, done)
-        except (CrashError, StorageFullError, StaleLeaseError):
+        except StaleLeaseError:
+            return May.NEVER
+        except (CrashError, StorageFullError):
             # It dies, or gives up.
-            return False
+            return May.NOT_HERE
         finally:
             auditor.ahead = False
-        return True
+        return May.BEGIN
+
+    def go_on(self, signals: list[Signal]) -> list[StartTask]:
+        """Say what came of a chain of tasks, of which the last is not logged. What to go on with when it is."""
+        shell, first, length = self._shell, signals[0], len(signals)
+        held = shell.core.held.get(self._world.seq)
+        if shell.dead or shell.paused or held is None or held.epoch != self._epoch:
+            return []
+        following = held.run.followers(first.task, length + 5)[length - 1 :]
+        if following:
+            shell.promised[following[0].task, following[0].attempt] = self._epoch
+            self._deliver(signals, None)
+        return following
+
+    def give_back(self, command: StartTask) -> None:
+        """What it was to go on with may not begin."""
+        shell, key = self._shell, (command.task, command.attempt)
+
+        def hear() -> None:
+            held = shell.core.held.get(self._world.seq)
+            shell.promised.pop(key, None)
+            epoch, started = shell.left.pop(key, (0, command))
+            if not (shell.dead or shell.paused) and held is not None and held.epoch == epoch:
+                shell.carry_out(epoch, started)
+
+        self._world.clock.after(self._world.random.choice((0.0, self._world.random.uniform(0, 0.5))), hear)
 
     def begin(self, command: StartTask) -> None:
         """A task that follows is begun."""
@@ -189,18 +227,23 @@ class RunsAhead:
 
     def tell(self, signals: list[Signal], begun: StartTask | None) -> None:
         """Say what came of a task and of those after it, in order, and what runs now: all at once."""
-        world, shell, first, length = self._world, self._shell, signals[0], len(signals)
+        world, shell = self._world, self._shell
 
         def deliver() -> None:
-            if shell.dead or length <= self._last_heard.get(first.task, 0):
-                return
-            self._last_heard[first.task] = length
-            for one in (*signals[1:], *([] if begun is None else [begun])):
-                shell.ran_ahead[one.task, one.attempt] = self._epoch
-            for signal in signals:
-                shell.arrive(Deliver(seq=world.seq, signal=signal), self._epoch)
+            if not shell.dead:
+                self._deliver(signals, begun)
 
         world.clock.after(world.random.choice((0.0, 0.01, world.random.uniform(0, 0.5))), deliver)
+
+    def _deliver(self, signals: list[Signal], begun: StartTask | None) -> None:
+        shell, first, length = self._shell, signals[0], len(signals)
+        if length <= self._last_heard.get(first.task, 0):
+            return
+        self._last_heard[first.task] = length
+        for one in (*signals[1:], *([] if begun is None else [begun])):
+            shell.ran_ahead[one.task, one.attempt] = self._epoch
+        for signal in signals:
+            shell.arrive(Deliver(seq=self._world.seq, signal=signal), self._epoch)
 
 
 class World:

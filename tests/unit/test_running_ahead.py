@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -199,6 +200,137 @@ class TestReplies:
             desk = Desk(Graph(nodes=(*heads, *tails, call_node(16, *range(8, 16))), sink=16))
             sent = await desk.begin()
             assert not any(call.follows for one in sent for call in one.calls)
+
+        asyncio.run(play())
+
+
+class TestGoingOn:
+    """A worker that is done with a part of a chain has the next at once, while the run hears of the one before."""
+
+    FULL = MOST_AHEAD + 1
+
+    async def prepared(self, desk: Desk) -> Sent:
+        """A worker that has a full part, when it is known what it may go on with."""
+        (bundle,) = await desk.begin()
+        deadline_s = time.monotonic() + 30.0
+        while not desk.calls._calls[bundle.place].next_up:
+            assert time.monotonic() < deadline_s
+            await asyncio.sleep(0.001)
+        return bundle
+
+    def done(self, part: int) -> BundleReply:
+        return BundleReply(
+            replies=[reply_to(n) for n in range(part * self.FULL, (part + 1) * self.FULL)], unbegun=(), round=part
+        )
+
+    @staticmethod
+    def numbers(following: list[bytes]) -> list[tuple[int, bool]]:
+        return [(call.task, call.follows) for call in map(unpack_call, following)]
+
+    def test_it_gets_all_that_follows_and_nothing_is_started_elsewhere(self) -> None:
+        async def play() -> None:
+            length = 2 * self.FULL + 3
+            desk = Desk(chain(length))
+            bundle = await self.prepared(desk)
+            second = desk.calls.go_on(bundle.place, self.done(0))
+            assert self.numbers(second) == [(n, True) for n in range(self.FULL, 2 * self.FULL)]
+            await turn()
+            third: list[bytes] = []
+            deadline_s = time.monotonic() + 30.0
+            while not (third := desk.calls.go_on(bundle.place, self.done(1))):
+                assert time.monotonic() < deadline_s
+                await asyncio.sleep(0.001)
+            assert self.numbers(third) == [(n, True) for n in range(2 * self.FULL, length)]
+            last = BundleReply(replies=[reply_to(n) for n in range(2 * self.FULL, length)], unbegun=(), round=2)
+            assert not desk.calls.go_on(bundle.place, last)
+            bundle.done.set_result(last)
+            await turn()
+            assert desk.run.status is WorkflowStatus.SUCCESSFUL
+            assert len(desk.worker.sent) == 1
+
+        asyncio.run(play())
+
+    def test_not_when_something_was_given_back(self) -> None:
+        async def play() -> None:
+            desk = Desk(chain(2 * self.FULL))
+            bundle = await self.prepared(desk)
+            back = [(SEQ, task, 1) for task in range(1, self.FULL)]
+            desk.calls.take_back(bundle.place, BundleReply(replies=(), unbegun=back, busy=(SEQ, 0, 1), busy_s=0.03))
+            assert not desk.calls.go_on(bundle.place, BundleReply(replies=[reply_to(0)], unbegun=back))
+            assert not desk.calls.go_on(bundle.place, BundleReply(replies=[reply_to(0)], unbegun=()))
+
+        asyncio.run(play())
+
+    @pytest.mark.parametrize("heard", [False, True], ids=["the run has not heard", "the run has heard"])
+    @pytest.mark.parametrize("begun", [None, 0, 1, 3])
+    def test_when_it_dies_then_only_the_task_that_ran_is_tried_again(self, begun: int | None, *, heard: bool) -> None:
+        async def play() -> None:
+            desk = Desk(chain(2 * self.FULL))
+            bundle = await self.prepared(desk)
+            assert desk.calls.go_on(bundle.place, self.done(0))
+            if heard:
+                await turn()
+            box = BundleBox(OWNER, bundle.place)
+            if begun is not None:
+                box.next_round()
+            for number in range(begun or 0):
+                box.begin()
+                assert number + 1 == begun or box.end(reply_to(self.FULL + number))
+            bundle.done.set_exception(WorkerCrashedError())
+            await turn()
+            running = self.FULL + max((begun or 0) - 1, 0)
+            assert tasks_of(desk.worker.sent[1])[0] == (running, 2 if begun else 1, False)
+            assert len(desk.worker.sent) == 2
+
+        asyncio.run(play())
+
+    @pytest.mark.parametrize("heard", [False, True], ids=["the run has not heard", "the run has heard"])
+    def test_one_that_did_not_hear_of_it_leaves_it_to_others(self, *, heard: bool) -> None:
+        async def play() -> None:
+            desk = Desk(chain(2 * self.FULL))
+            bundle = await self.prepared(desk)
+            assert desk.calls.go_on(bundle.place, self.done(0))
+            if heard:
+                await turn()
+            # It goes back to Ray with what it had said.
+            bundle.done.set_result(self.done(0))
+            await turn()
+            assert [tasks_of(one)[0] for one in desk.worker.sent[1:]] == [(self.FULL, 1, False)]
+
+        asyncio.run(play())
+
+    @pytest.mark.parametrize("heard", [False, True], ids=["the run has not heard", "the run has heard"])
+    def test_one_that_may_not_begin_there_is_started_elsewhere(self, *, heard: bool) -> None:
+        async def play() -> None:
+            desk = Desk(chain(2 * self.FULL))
+            bundle = await self.prepared(desk)
+            desk.calls.go_on(bundle.place, self.done(0))
+            if heard:
+                await turn()
+            back = [(SEQ, task, 1) for task in range(self.FULL, 2 * self.FULL)]
+            bundle.done.set_result(BundleReply(replies=(), unbegun=back, round=1))
+            await turn()
+            assert [tasks_of(one)[0] for one in desk.worker.sent[1:]] == [(self.FULL, 1, False)]
+
+        asyncio.run(play())
+
+    @pytest.mark.parametrize("heard", [False, True], ids=["the run has not heard", "the run has heard"])
+    def test_it_is_ended_when_its_workflow_is(self, kills: list[Sent], *, heard: bool) -> None:
+        async def play() -> None:
+            desk = Desk(chain(2 * self.FULL))
+            bundle = await self.prepared(desk)
+            assert desk.calls.go_on(bundle.place, self.done(0))
+            if heard:
+                await turn()
+            over = asyncio.ensure_future(desk.calls.wait_until_over(SEQ))
+            desk.calls.stop_all(SEQ)
+            await turn()
+            assert kills == [bundle]
+            assert not over.done()
+            bundle.done.set_exception(WorkerCrashedError())
+            await turn()
+            assert over.done()
+            assert not heard or len(desk.worker.sent) == 1
 
         asyncio.run(play())
 

@@ -12,7 +12,7 @@ import pytest
 
 from holdfast.actors import task_bundle
 from holdfast.actors.bundle_box import BundleBox, Done, read_box
-from holdfast.actors.task_bundle import BundleReply, Key, OpenBundle
+from holdfast.actors.task_bundle import BundleReply, Key, May, OpenBundle
 
 DEADLINE_S = 30.0
 NEVER_S = 3600.0
@@ -129,6 +129,12 @@ def test_one_that_may_take_forever_is_not_waited_for_by_the_next() -> None:
         lambda place: (told.wait(DEADLINE_S), reply_of(place))[1], None
     )
     assert told.is_set()
+
+
+@pytest.mark.parametrize(("may", "unbegun"), [(May.NOT_HERE, KEYS[2:]), (May.NEVER, [])])
+def test_what_may_not_begin_is_given_back_or_forgotten(may: May, unbegun: list[Key]) -> None:
+    said = OpenBundle(KEYS, refuse, NEVER_S).run(reply_of, None, lambda place: may if place == 2 else May.BEGIN)
+    assert said == BundleReply(replies=tuple(ALL[:2]), unbegun=tuple(unbegun))
 
 
 def test_what_is_done_is_noted_before_the_next_begins(place: str) -> None:

@@ -129,6 +129,11 @@ class TaskQueue(Generic[_T]):
         self.ended(bundle)
         self._staying += 1
 
+    def goes_on(self, bundle: Bundle[_T], now_s: float) -> Bundle[_T]:
+        """The worker of a bundle is done with it and has another, of tasks that have not waited here."""
+        self.ended(bundle)
+        return self._take(0, now_s, counts=True, tiny=True)
+
     def leaves(self) -> None:
         """A worker that stayed is gone."""
         self._staying -= 1

@@ -453,6 +453,9 @@ class Executor:
 
     async def more(self, place: str, reply: BundleReply) -> list[bytes]:
         """A worker is done with a bundle. The tasks that it is to run next; none: it is to go."""
+        following = self._calls.go_on(place, reply)
+        if following:
+            return following
         kind = self._calls.finish(place, reply)
         if kind is None:
             return []

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import ray
 from ray.exceptions import RayActorError
 
+from holdfast.actors.ahead_book import AheadBook
 from holdfast.actors.bundle_box import read_box
 from holdfast.actors.bundling import Bundle, Durations, TaskQueue
 from holdfast.actors.error_values import dump_error
@@ -43,6 +44,7 @@ MOST_AHEAD = 48
 LINGERS_S = 0.010
 """For so long a worker with nothing to do keeps its place."""
 
+_PREPARES_AFTER_S = 0.002
 _ASK_AGAIN_S = 0.2
 _HOST_PATIENCE_S = 30.0
 _MARK_BITS = 62
@@ -69,6 +71,7 @@ class RunningCall:
         round: Which bundle that is.
         assigned: What it has still to report on, in order, by (workflow, task).
         ahead: What it may run after that, in order, without being told to.
+        next_up: What it may go on with after all that.
         doomed: Those of them that nobody wants any more.
         over: Set when its process is done with it.
         asked: What a listener host was asked, and how the listener stands.
@@ -83,12 +86,18 @@ class RunningCall:
     round: int = 0
     assigned: dict[tuple[int, int], Waiting] = field(default_factory=dict)
     ahead: dict[tuple[int, int], Waiting] = field(default_factory=dict)
+    next_up: list[tuple[Waiting, bytes]] = field(default_factory=list)
     doomed: set[tuple[int, int]] = field(default_factory=set)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     asked: _Asked | None = None
     begun_s: float = field(default_factory=time.monotonic)
     seqs: set[int] = field(default_factory=set)
     waiters: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
+
+    def runs_no_further(self) -> None:
+        """What it has not begun of what follows is not its to run any more."""
+        self.ahead.clear()
+        self.next_up.clear()
 
     @property
     def listener(self) -> bool:
@@ -128,7 +137,7 @@ class RunningCalls:
         self._timers: dict[Kind, asyncio.TimerHandle] = {}
         self._to_launch: set[Kind] = set()
         self._queued: dict[tuple[int, int], int] = {}
-        self._ran_ahead: dict[tuple[int, int], tuple[int, int]] = {}
+        self._ahead = AheadBook()
         self._lingering: dict[Kind, list[asyncio.Future[None]]] = {}
         self._wait_for_host: dict[tuple[str, int], list[_Lost]] = {}
         self._asking: set[asyncio.Task[None]] = set()
@@ -138,9 +147,14 @@ class RunningCalls:
 
     def start_task(self, row: WorkflowRow, command: StartTask) -> None:
         """Start a task: where it is to run in place, or anywhere; or later, when too many of its kind are out."""
-        if self._was_begun_ahead(row.seq, command):
+        key, epoch = (row.seq, command.task), self._epoch_of(row.seq)
+        if self._ahead.take_begun(key, command.attempt, epoch):
+            # What comes of it is told to the run by itself.
             return
+        promised = self._ahead.take_promised(key, command.attempt, epoch)
         call = self._call_of(row, command)
+        if promised is not None and self._is_next_at(promised, (row, call)):
+            return
         place = None if command.place is None else self._calls.get(command.place)
         if command.place is not None and place is not None:
             place.assigned[row.seq, command.task] = (row, call)
@@ -152,11 +166,17 @@ class RunningCalls:
         self._queue_of(kind).put((row, call))
         self._launch_soon(kind)
 
-    def _was_begun_ahead(self, seq: int, command: StartTask) -> bool:
-        """Whether a worker has begun this already; what comes of it is told to the run by itself."""
-        attempt, epoch = self._ran_ahead.pop((seq, command.task), (0, 0))
-        # A run that has ended in the same batch is under no lease any more.
-        return attempt == command.attempt and self._epoch_of(seq) in (epoch, 0)
+    def _is_next_at(self, place: str, task: Waiting) -> bool:
+        """Leave a task to the worker that has it already. Returns whether there is one."""
+        call, key = self._calls.get(place), _key_of(task)
+        if call is None or key not in call.ahead:
+            return False
+        del call.ahead[key]
+        # With its input, should it be given back.
+        call.assigned[key] = task
+        self._of_task[key] = place
+        self._prepare_soon(place, call)
+        return True
 
     def _epoch_of(self, seq: int) -> int:
         held = self._held(seq)
@@ -274,7 +294,9 @@ class RunningCalls:
             for _, call in bundle.tasks:
                 self._refuse(call, error)
             return
-        self._watch(bundle.tasks, ref, kind, bundle).ahead = {_key_of(task): task for task in ahead}
+        running = self._watch(bundle.tasks, ref, kind, bundle)
+        running.ahead = {_key_of(task): task for task in ahead}
+        self._prepare_soon(ref.task_id().hex(), running)
 
     def _may_run_ahead(self, kind: Kind, bundle: Bundle[Waiting]) -> list[Waiting]:
         """The tasks that can only follow that of a bundle, and are as tiny.
@@ -283,15 +305,55 @@ class RunningCalls:
         """
         if not bundle.tiny or len(bundle.tasks) != 1 or len(self._queue_of(kind)):
             return []
-        row, first = bundle.tasks[0]
-        held, ahead = self._held(row.seq), []
-        for command in () if held is None else held.run.followers(first.task, MOST_AHEAD):
+        return self._followers(bundle.tasks[0], 0, MOST_AHEAD)
+
+    def _followers(self, first: Waiting, skipped: int, most: int) -> list[Waiting]:
+        """The tasks that can only follow one that runs, and are as tiny."""
+        row, call = first
+        held, found = self._held(row.seq), []
+        commands = [] if held is None else held.run.followers(call.task, skipped + most)
+        for command in commands[skipped:]:
             task = row, replace(self._call_of(row, command), follows=True)
             function = _function_of(task)
             if function is None or not self._durations.is_tiny(function):
                 break
-            ahead.append(task)
-        return ahead
+            found.append(task)
+        return found
+
+    def _prepare_soon(self, place: str, call: RunningCall) -> None:
+        """While a worker is busy with as much as it may be given, find out what it may go on with."""
+        if len(call.ahead) == MOST_AHEAD:
+            self._loop.call_later(_PREPARES_AFTER_S, self._prepare, place, call.round)
+
+    def _prepare(self, place: str, round_: int) -> None:
+        call = self._calls.get(place)
+        if call is None or call.round != round_ or len(call.ahead) != MOST_AHEAD or len(call.assigned) != 1:
+            return
+        (first,) = call.assigned.values()
+        call.next_up = [(task, pack_call(task[1])) for task in self._followers(first, MOST_AHEAD, MOST_AHEAD + 1)]
+
+    def go_on(self, place: str, reply: BundleReply) -> list[bytes]:
+        """A worker is done with all of a chain that it had, and goes on with what follows from the last of it.
+
+        It logs that one itself, as it did the others; so it need not wait until the run has heard of them.
+
+        Returns:
+            What it is to go on with; empty: it is not known yet, so `finish` has to be told.
+        """
+        call = self._calls.get(place)
+        if call is None or call.kind is None or call.bundle is None or reply.round != call.round:
+            return []
+        queue, given = self._queue_of(call.kind), len(call.assigned) + len(call.ahead)
+        all_done = len(reply.replies) == given and REPORTED not in reply.replies and not (reply.unbegun or call.doomed)
+        if not call.next_up or not all_done or len(queue):
+            return []
+        next_up, call.next_up = call.next_up, []
+        self._take_replies(call, reply.replies)
+        call.bundle, call.round = queue.goes_on(call.bundle, self._loop.time()), call.round + 1
+        call.ahead = {_key_of(task): task for task, _ in next_up}
+        _, first = next_up[0][0]
+        self._ahead.promise((first.seq, first.task), place, (first.attempt, first.epoch))
+        return [packed for _, packed in next_up]
 
     def set_cluster_cpus(self, cpus: float) -> None:
         """How many CPUs the cluster has."""
@@ -396,7 +458,7 @@ class RunningCalls:
         self._take_bundle(call, reply)
         if reply.busy is not None:
             self._begin_ahead(call, [reply.busy[:2]])
-        call.ahead.clear()
+        call.runs_no_further()
         busy = next(iter(call.assigned.values()), None)
         if busy is not None:
             self._durations.note(busy[1].node.function, reply.busy_s)
@@ -420,7 +482,7 @@ class RunningCalls:
         for key in call.assigned:
             self._of_task.pop(key, None)
         call.assigned.clear()
-        call.ahead.clear()
+        call.runs_no_further()
         call.doomed.clear()
         self._queue_of(call.kind).stays(call.bundle)
         call.bundle, call.round = None, call.round + 1
@@ -499,7 +561,7 @@ class RunningCalls:
             if key in call.ahead:
                 _, task = call.assigned[key] = call.ahead.pop(key)
                 self._of_task[key] = call.ref.task_id().hex()
-                self._ran_ahead[key] = task.attempt, task.epoch
+                self._ahead.begin(key, (task.attempt, task.epoch))
 
     def _is_assigned(self, call: RunningCall, seq: int, task: int, attempt: int) -> bool:
         assigned = call.assigned.get((seq, task))
@@ -524,7 +586,7 @@ class RunningCalls:
         if call is None:
             return
         call.assigned.pop((seq, task), None)
-        call.ahead.clear()
+        call.runs_no_further()
         if not call.assigned:
             # An actor's method cannot be cancelled by force: the host's event loop ends the coroutine.
             ray.cancel(call.ref, force=not call.listener)
@@ -544,8 +606,12 @@ class RunningCalls:
 
     def forget_ahead(self, seq: int) -> None:
         """A workflow starts nothing more."""
-        if self._ran_ahead:
-            self._ran_ahead = {key: begun for key, begun in self._ran_ahead.items() if key[0] != seq}
+        for key, place in self._ahead.forget(seq):
+            call = self._calls.get(place)
+            if call is not None and key in call.ahead:
+                # It may have begun there.
+                call.runs_no_further()
+                ray.cancel(call.ref, force=True)
 
     async def wait_until_over(self, seq: int) -> None:
         """Wait until no process runs a task of this workflow any more."""

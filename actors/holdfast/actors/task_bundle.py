@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TypeAlias
 
 from holdfast.actors.bundle_box import BundleBox
@@ -27,9 +28,17 @@ REPORTED = b""
 """In place of a reply that the executor has already."""
 
 
+class May(Enum):
+    """Whether a task may begin where it is."""
+
+    BEGIN = "begin"
+    NOT_HERE = "not here"
+    NEVER = "never"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleReply:
-    """What came of a bundle, so far or in all.
+    """What came of a bundle, so far or in all. Tasks that it does not name nobody waits for any more.
 
     Attributes:
         replies: Of the tasks that have ended, packed, in order; `REPORTED` for those the executor has already.
@@ -76,14 +85,18 @@ class OpenBundle:
         self._todo = deque(range(len(self.keys)))
 
     def run(
-        self, run_one: Callable[[int], bytes], box: BundleBox | None, may_begin: Callable[[int], bool] = lambda _: True
+        self,
+        run_one: Callable[[int], bytes],
+        box: BundleBox | None,
+        may_begin: Callable[[int], May] = lambda _: May.BEGIN,
     ) -> BundleReply:
         """Run all that is not given back.
 
         Args:
             run_one: Runs the task at a place in the bundle, and gives its reply, or `REPORTED`.
             box: Where it is noted; None when `run_one` reports each task.
-            may_begin: Asked before the task at a place is begun. If it may not, it is given back with all after it.
+            may_begin: Asked before the task at a place is begun. If it may not, it is given back with all after it, or
+                forgotten.
 
         Returns:
             All that came of it, what the executor was told before included: a message may be lost.
@@ -108,11 +121,13 @@ class OpenBundle:
         since_s = max(self._opened_s, self._begun_s) if self.chained else self._opened_s
         return since_s + self.slice_s
 
-    def _begin(self, box: BundleBox | None, may_begin: Callable[[int], bool]) -> int | None:
+    def _begin(self, box: BundleBox | None, may_begin: Callable[[int], May]) -> int | None:
         # This thread alone takes from the front.
-        may = not self._todo or may_begin(self._todo[0])
+        may = may_begin(self._todo[0]) if self._todo else May.BEGIN
         with self._lock:
-            if not may:
+            if may is May.NEVER:
+                self._todo.clear()
+            elif may is May.NOT_HERE:
                 self._drop_rest()
             if not self._todo:
                 return None

@@ -15,7 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -38,7 +38,7 @@ from holdfast.actors.nodes import TaskRefNode, is_actor_node, is_task
 from holdfast.actors.ray_repeats import refuse_repetition
 from holdfast.actors.reply_signals import signal_of_reply
 from holdfast.actors.storage_access import StorageAccess, access, object_blob, object_keys, portable
-from holdfast.actors.task_bundle import REPORTED, BundleReply, OpenBundle
+from holdfast.actors.task_bundle import REPORTED, BundleReply, May, OpenBundle
 from holdfast.actors.task_call import Continued, Raised, Reply, Returned, TaskCall
 from holdfast.actors.task_context import TaskContext, running
 from holdfast.actors.task_options import is_retryable
@@ -107,8 +107,9 @@ def _run_bundles(owner: str, local_address: str, packed_calls: Sequence[bytes]) 
     if _is_near(calls[0].storage.node_id):
         box = BundleBox(owner, place)
         _addresses.know(executor, local_address)
+    last = _Last()
     while True:
-        reply = _run_bundle(calls, place, round_, box)
+        reply = _run_bundle(calls, place, round_, box, last)
         if box is None or time.monotonic() > until_s:
             return reply
         try:
@@ -122,24 +123,32 @@ def _run_bundles(owner: str, local_address: str, packed_calls: Sequence[bytes]) 
         calls = [unpack_call(packed) for packed in following]
 
 
-def _run_bundle(calls: Sequence[TaskCall], place: str, round_: int, box: BundleBox | None) -> BundleReply:
-    ended: Reply | None = None
+@dataclass(slots=True)
+class _Last:
+    """The task that a worker ran last, and what came of it if the executor has not been told by itself."""
 
-    def may_begin(number: int) -> bool:
-        return not calls[number].follows or (box is not None and _log_ahead(calls[number - 1], ended))
+    call: TaskCall | None = None
+    reply: Reply | None = None
+
+
+def _run_bundle(calls: Sequence[TaskCall], place: str, round_: int, box: BundleBox | None, last: _Last) -> BundleReply:
+    def may_begin(number: int) -> May:
+        if not calls[number].follows:
+            return May.BEGIN
+        return May.NOT_HERE if box is None else _log_ahead(last)
 
     def run_one(number: int) -> bytes:
-        nonlocal ended
         call = calls[number]
         if call.follows:
-            assert isinstance(ended, Returned)
-            call = replace(call, values=(Value(ended.base),))
-        ended = reply = _run_with_followers(call, bundle.give_back_rest if call.follows else None)
+            assert isinstance(last.reply, Returned)
+            call = replace(call, values=(Value(last.reply.base),))
+        last.call, last.reply = call, None
+        last.reply = reply = _run_with_followers(call, bundle.give_back_rest if call.follows else None)
         packed = pack_reply(reply)
         if box is not None and isinstance(packed, bytes) and len(packed) <= LARGEST_NOTED:
             return packed
         # The executor goes on from here.
-        ended = None
+        last.reply = None
         if reply is not None:
             if call.follows:
                 # The executor is to know that it runs here before it says anything.
@@ -156,25 +165,28 @@ def _run_bundle(calls: Sequence[TaskCall], place: str, round_: int, box: BundleB
         [(call.seq, call.task, call.attempt) for call in calls],
         give_back,
         GIVE_BACK_AFTER_S,
-        chained=len(calls) > 1 and calls[1].follows,
+        chained=calls[-1].follows,
         round=round_,
     )
     return bundle.run(run_one, box, may_begin)
 
 
-def _log_ahead(call: TaskCall, reply: Reply | None) -> bool:
-    """Make durable what came of a task, for the next one to begin. Returns whether it is."""
-    if not isinstance(reply, Returned) or reply.objects or isinstance(reply.base, Referring):
-        return False
+def _log_ahead(last: _Last) -> May:
+    """Make durable what came of a task, for the next one to begin. Returns whether that may."""
+    call, reply = last.call, last.reply
+    if call is None or not isinstance(reply, Returned) or reply.objects or isinstance(reply.base, Referring):
+        return May.NOT_HERE
     signal = signal_of_reply(reply, None, listener=False)
     assert isinstance(signal, TaskReturned)
     record = finished_task(call.task, call.node.task_id, signal)
     try:
         log_ahead(_store(call.storage.path), call.seq, call.epoch, call.workflow_id, record)
-    except (StaleLeaseError, StorageError):
-        # The executor hears of it and decides.
-        return False
-    return True
+    except StaleLeaseError:
+        # Whoever drives the workflow now, if anybody does, starts it.
+        return May.NEVER
+    except StorageError:
+        return May.NOT_HERE
+    return May.BEGIN
 
 
 @lru_cache(maxsize=4)
