@@ -10,10 +10,12 @@ import json
 import logging
 import os
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import ray
 
+from benchmarks.flushes import count
 from benchmarks.tasks import noop, total
 from benchmarks.workloads import WORKLOADS, Workload, durable_noop, durable_total
 from holdfast import workflow
@@ -21,7 +23,7 @@ from holdfast import workflow
 WARM_UP_TASKS = 32
 
 
-def main(engine: str, workload_name: str, storage: str) -> dict[str, float | int]:
+def main(engine: str, workload_name: str, storage: str) -> dict[str, float | int | None]:
     """Measure, or recount."""
     workload = WORKLOADS[workload_name]
     logging.getLogger("holdfast").setLevel(logging.WARNING)
@@ -38,7 +40,9 @@ def main(engine: str, workload_name: str, storage: str) -> dict[str, float | int
             # As for plain Ray: what starts with the first work only is started before the clock is.
             graph: Any = durable_total.bind(*(durable_noop.bind(at) for at in range(WARM_UP_TASKS)))
             workflow.run(graph, workflow_id="warm-up")
-            return {"seconds": workload.holdfast()}
+            before = count(storage)
+            seconds = workload.holdfast()
+            return {"seconds": seconds, **asdict(count(storage).since(before))}
         finally:
             workflow.shutdown()
     finally:

@@ -24,6 +24,8 @@ class Comparison:
         plain_ray_s: Seconds, one per repeat.
         logged_tasks: What was found in the reopened stores, one count per repeat.
         expected_tasks: What each store had to hold.
+        commits: Transactions of Holdfast's, of two flushes each, one count per repeat.
+        disk_flushes: Of the whole disk meanwhile, one count per repeat, where the system tells.
         peers_s: Seconds of other engines, by name, one per repeat.
     """
 
@@ -32,6 +34,8 @@ class Comparison:
     plain_ray_s: Sequence[float]
     logged_tasks: Sequence[int]
     expected_tasks: int
+    commits: Sequence[int]
+    disk_flushes: Sequence[int] = ()
     peers_s: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
@@ -90,6 +94,7 @@ def as_table(comparisons: Sequence[Comparison], caption: str) -> Table:
     table.add_column("plain Ray", justify="right")
     table.add_column("speed", justify="right")
     table.add_column("logged", justify="right")
+    table.add_column("commits, disk's flushes", justify="right")
     table.add_column("asked")
     peers = list(dict.fromkeys(name for comparison in comparisons for name in comparison.peers_s))
     for name in peers:
@@ -104,6 +109,7 @@ def as_table(comparisons: Sequence[Comparison], caption: str) -> Table:
             _milliseconds(comparison.plain_ray_s),
             f"{comparison.speed:.2f}x",
             f"{durable} of {comparison.expected_tasks}",
+            _counts(comparison),
             f"{comparison.asked_speed:.3g}x: {verdict}",
             *(_of_peer(comparison, name) for name in peers),
         )
@@ -123,6 +129,11 @@ def naps_as_table(naps: Naps, caption: str) -> Table:
     lost = "" if naps.durable else "; [bold red]NOT ALL were found[/]"
     table.add_row(f"asked: {verdict}{lost}", f"{ASKED_KIB:g}", "", f"{ASKED_LATE_MS:g} ms")
     return table
+
+
+def _counts(comparison: Comparison) -> str:
+    flushes = f"{statistics.median(comparison.disk_flushes):,.0f}" if comparison.disk_flushes else "?"
+    return f"{statistics.median(comparison.commits):,.0f}, {flushes}"
 
 
 def _of_peer(comparison: Comparison, name: str) -> str:

@@ -179,6 +179,8 @@ def _compare(name: str, rows: Sequence[dict[str, Any]]) -> Comparison:
         plain_ray_s=[row["seconds"] for row in plain],
         logged_tasks=[row["logged_tasks"] for row in ours],
         expected_tasks=ours[0]["expected_tasks"],
+        commits=[row["commits"] for row in ours],
+        disk_flushes=[row["disk_flushes"] for row in ours if row["disk_flushes"] is not None],
         peers_s={peer: found for peer in PEERS if (found := _seconds(rows, name, peer))},
     )
 

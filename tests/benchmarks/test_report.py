@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,21 @@ import pytest
 from rich.console import Console
 
 from benchmarks import run
+from benchmarks.flushes import count
 from benchmarks.naps import COUNT
 from benchmarks.report import Comparison, Naps, as_table, naps_as_table
+from holdfast.storage.folder import StorageFolder
 
 
 def comparison(holdfast_s: list[float], plain_ray_s: list[float], logged: list[int]) -> Comparison:
     return Comparison(
-        workload="chain", holdfast_s=holdfast_s, plain_ray_s=plain_ray_s, logged_tasks=logged, expected_tasks=200
+        workload="chain",
+        holdfast_s=holdfast_s,
+        plain_ray_s=plain_ray_s,
+        logged_tasks=logged,
+        expected_tasks=200,
+        commits=[205] * len(logged),
+        disk_flushes=[410] * len(logged),
     )
 
 
@@ -42,10 +51,12 @@ class TestTheGuard:
     def run(monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> int:
         left = list(seconds)
 
-        def measure(module: str, engine: str, *arguments: str) -> dict[str, float]:
+        def measure(module: str, engine: str, *arguments: str) -> dict[str, float | None]:
             if engine == "recount":
                 return {"logged_tasks": 200, "expected_tasks": 200}
-            return {"seconds": left.pop(0) if engine == "holdfast" else 1.0}
+            if engine == "plain_ray":
+                return {"seconds": 1.0}
+            return {"seconds": left.pop(0), "commits": 205, "disk_flushes": None}
 
         monkeypatch.setattr(run, "_measure", measure)
         status = run.main(["--only", "chain", "--repeat", "1", "--guard"])
@@ -75,6 +86,22 @@ def test_the_table_says_what_was_not_met() -> None:
     assert "3x: not met" in said
     assert "NOT ALL of 200" in said
     assert "a machine" in said
+    assert "205, 410" in said
+
+
+def test_where_the_system_counts_no_flushes_the_table_says_so() -> None:
+    console = Console(width=160, record=True)
+    console.print(as_table([replace(comparison([0.5], [0.1], [200]), disk_flushes=())], caption=""))
+    assert "205, ?" in console.export_text()
+
+
+def test_what_a_store_has_committed_is_counted(tmp_path: Path) -> None:
+    with closing(StorageFolder.open(tmp_path / "store")) as folder:
+        before = count(str(tmp_path / "store"))
+        for number in range(3):
+            with folder.kv.write() as txn:
+                txn.put(b"a key", bytes([number]))
+        assert count(str(tmp_path / "store")).since(before).commits == 3
 
 
 def naps(**figures: float) -> Naps:
@@ -107,7 +134,7 @@ class TestAnUnfinishedRun:
         def measure(module: str, engine: str, *arguments: str) -> dict[str, float]:
             if "fanout" in arguments:
                 raise ends_with
-            return {"seconds": 0.25, "logged_tasks": 200, "expected_tasks": 200}
+            return {"seconds": 0.25, "commits": 205, "disk_flushes": 410, "logged_tasks": 200, "expected_tasks": 200}
 
         monkeypatch.setattr(run, "_measure", measure)
         return run.main(["--only", "chain,fanout,latency", "--repeat", "2", "--json", str(file)])

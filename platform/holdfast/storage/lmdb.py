@@ -82,6 +82,10 @@ class LmdbStore:
         except (OSError, lmdb.Error) as error:
             raise translated(error, target.as_uri(), target) from error
 
+    def commits(self) -> int:
+        """How many transactions have been committed since the store was made, by whichever process."""
+        return int(self._checked().handle.info()["last_txnid"])
+
     def check_readers(self) -> int:
         """Free the reader slots of processes that died. Returns how many there were."""
         return int(self._checked().handle.reader_check())
