@@ -267,8 +267,15 @@ CLIENT = """
 import json, os, sys
 import numpy, ray
 from holdfast import workflow
-ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR",
-         runtime_env={"env_vars": {"COLOUR": "blue"}})
+for left in (2, 1, 0):
+    try:
+        ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR",
+                 runtime_env={"env_vars": {"COLOUR": "blue"}})
+        break
+    except ConnectionAbortedError:
+        # The process that Ray starts for each client gives up where the machine has no time for it.
+        if not left:
+            raise
 workflow.init(sys.argv[2])
 said = {}
 
