@@ -27,6 +27,8 @@ MEASUREMENT_LIMIT_S = 300
 NAPS = "sleepers"
 REPEATS_OF_SLOW = 2
 INTERRUPTED = 130
+WIDE = 180
+"""Columns of a table that goes into a file."""
 
 
 class MeasurementError(Exception):
@@ -120,12 +122,13 @@ class _Series:
         repeats = 1 + max((row["repeat"] for row in self._rows), default=0)
         caption = f"median (lowest..highest) of {repeats} at most; {self._machine}"
         comparisons = self._comparisons()
+        out = Console(width=None if sys.stdout.isatty() else WIDE)
         if comparisons:
-            Console().print(as_table(comparisons, caption=caption))
+            out.print(as_table(comparisons, caption=caption))
         slept = [row for row in self._rows if row["workload"] == NAPS]
         naps = [Naps(rows=slept)] if slept else []
         for one in naps:
-            Console().print(naps_as_table(one, caption=caption))
+            out.print(naps_as_table(one, caption=caption))
         durable = all(one.durable for one in comparisons) and all(one.durable for one in naps)
         return durable and not self._failed
 
