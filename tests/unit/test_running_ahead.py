@@ -84,6 +84,13 @@ class Desk:
         await turn()
         return self.worker.sent
 
+    async def ends_where_it_began(self, bundle: Sent, last: BundleReply) -> None:
+        """The one worker goes, with what it says last: that was all there was to do."""
+        bundle.done.set_result(last)
+        await turn()
+        assert self.run.status is WorkflowStatus.SUCCESSFUL
+        assert len(self.worker.sent) == 1
+
     def heard(self, seq: int, signal: Signal) -> None:
         if seq == SEQ:
             if not self.signals:
@@ -159,10 +166,8 @@ class TestReplies:
             (bundle,) = await desk.begin()
             assert tasks_of(bundle) == [(0, 1, False), (1, 1, True), (2, 1, True), (3, 1, True)]
             assert {call.epoch for call in bundle.calls} == {EPOCH}
-            bundle.done.set_result(BundleReply(replies=[reply_to(task) for task in range(4)], unbegun=()))
-            await turn()
-            assert desk.run.status is WorkflowStatus.SUCCESSFUL
-            assert len(desk.worker.sent) == 1
+            all_done = BundleReply(replies=[reply_to(task) for task in range(4)], unbegun=())
+            await desk.ends_where_it_began(bundle, all_done)
 
         asyncio.run(play())
 
@@ -212,11 +217,15 @@ class TestGoingOn:
     async def prepared(self, desk: Desk) -> Sent:
         """A worker that has a full part, when it is known what it may go on with."""
         (bundle,) = await desk.begin()
+        await self.knows_the_next(desk, bundle)
+        return bundle
+
+    @staticmethod
+    async def knows_the_next(desk: Desk, bundle: Sent) -> None:
         deadline_s = time.monotonic() + 30.0
         while not desk.calls._calls[bundle.place].next_up:
             assert time.monotonic() < deadline_s
             await asyncio.sleep(0.001)
-        return bundle
 
     def done(self, part: int) -> BundleReply:
         return BundleReply(
@@ -234,19 +243,12 @@ class TestGoingOn:
             bundle = await self.prepared(desk)
             second = desk.calls.go_on(bundle.place, self.done(0))
             assert self.numbers(second) == [(n, True) for n in range(self.FULL, 2 * self.FULL)]
-            await turn()
-            third: list[bytes] = []
-            deadline_s = time.monotonic() + 30.0
-            while not (third := desk.calls.go_on(bundle.place, self.done(1))):
-                assert time.monotonic() < deadline_s
-                await asyncio.sleep(0.001)
+            await self.knows_the_next(desk, bundle)
+            third = desk.calls.go_on(bundle.place, self.done(1))
             assert self.numbers(third) == [(n, True) for n in range(2 * self.FULL, length)]
             last = BundleReply(replies=[reply_to(n) for n in range(2 * self.FULL, length)], unbegun=(), round=2)
             assert not desk.calls.go_on(bundle.place, last)
-            bundle.done.set_result(last)
-            await turn()
-            assert desk.run.status is WorkflowStatus.SUCCESSFUL
-            assert len(desk.worker.sent) == 1
+            await desk.ends_where_it_began(bundle, last)
 
         asyncio.run(play())
 

@@ -45,6 +45,8 @@ LINGERS_S = 0.010
 """For so long a worker with nothing to do keeps its place."""
 
 _PREPARES_AFTER_S = 0.002
+"""By then the worker has what it was given, and will be busy with it for several times as long."""
+
 _ASK_AGAIN_S = 0.2
 _HOST_PATIENCE_S = 30.0
 _MARK_BITS = 62
@@ -340,16 +342,17 @@ class RunningCalls:
         Returns:
             What it is to go on with; empty: it is not known yet, so `finish` has to be told.
         """
-        call = self._calls.get(place)
-        if call is None or call.kind is None or call.bundle is None or reply.round != call.round:
+        found = self._told_of(place, reply)
+        if found is None:
             return []
-        queue, given = self._queue_of(call.kind), len(call.assigned) + len(call.ahead)
+        call, kind, bundle = found
+        queue, given = self._queue_of(kind), len(call.assigned) + len(call.ahead)
         all_done = len(reply.replies) == given and REPORTED not in reply.replies and not (reply.unbegun or call.doomed)
         if not call.next_up or not all_done or len(queue):
             return []
         next_up, call.next_up = call.next_up, []
         self._take_replies(call, reply.replies)
-        call.bundle, call.round = queue.goes_on(call.bundle, self._loop.time()), call.round + 1
+        call.bundle, call.round = queue.goes_on(bundle, self._loop.time()), call.round + 1
         call.ahead = {_key_of(task): task for task, _ in next_up}
         _, first = next_up[0][0]
         self._ahead.promise((first.seq, first.task), place, (first.attempt, first.epoch))
@@ -450,11 +453,19 @@ class RunningCalls:
             _, task = call.assigned[key]
             self._on_signal(task.seq, signal_of_loss(task.task, task.node.task_id, task.attempt, error))
 
-    def take_back(self, place: str, reply: BundleReply) -> None:
-        """A task of a bundle takes longer than it was to: what is done is done, and what has not begun waits again."""
+    def _told_of(self, place: str, reply: BundleReply) -> tuple[RunningCall, Kind, Bundle[Waiting]] | None:
+        """What a worker tells of; None when it is not what the worker was given last."""
         call = self._calls.get(place)
         if call is None or call.kind is None or call.bundle is None or reply.round != call.round:
+            return None
+        return call, call.kind, call.bundle
+
+    def take_back(self, place: str, reply: BundleReply) -> None:
+        """A task of a bundle takes longer than it was to: what is done is done, and what has not begun waits again."""
+        found = self._told_of(place, reply)
+        if found is None:
             return
+        call, kind, bundle = found
         self._take_bundle(call, reply)
         if reply.busy is not None:
             self._begin_ahead(call, [reply.busy[:2]])
@@ -462,10 +473,10 @@ class RunningCalls:
         busy = next(iter(call.assigned.values()), None)
         if busy is not None:
             self._durations.note(busy[1].node.function, reply.busy_s)
-        self._queue_of(call.kind).free_place(call.bundle)
+        self._queue_of(kind).free_place(bundle)
         call.seqs = {seq for seq, _ in (*call.assigned, *call.doomed)}
         _tell_waiters(call)
-        self._launch_soon(call.kind)
+        self._launch_soon(kind)
         if call.doomed and not call.assigned:
             ray.cancel(call.ref, force=True)
 
@@ -475,20 +486,21 @@ class RunningCalls:
         Returns:
             Of which kind the next may be; None when it is to go.
         """
-        call = self._calls.get(place)
-        if call is None or call.kind is None or call.bundle is None or reply.round != call.round:
+        found = self._told_of(place, reply)
+        if found is None:
             return None
+        call, kind, bundle = found
         self._take_bundle(call, reply)
         for key in call.assigned:
             self._of_task.pop(key, None)
         call.assigned.clear()
         call.runs_no_further()
         call.doomed.clear()
-        self._queue_of(call.kind).stays(call.bundle)
+        self._queue_of(kind).stays(bundle)
         call.bundle, call.round = None, call.round + 1
         call.seqs.clear()
         _tell_waiters(call)
-        return call.kind
+        return kind
 
     async def linger(self, kind: Kind) -> None:
         """Return when a worker that stays has something to do, or is to go: a task may come that nobody knows of yet.
