@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from holdfast import workflow
 from holdfast.listeners import HTTPListener
-from tests.recovery.processes import replaced, the_one, until
+from tests.recovery.processes import end, of_role, replaced, the_one, until
 
 WAIT_S = 120.0
 HOST = "virtual actor host"
@@ -28,6 +30,7 @@ class Counter:
     def add(self, by: int) -> int:
         # So some are called and not done whenever a kill comes.
         while self.count >= HELD_AT and not os.path.exists(self.gate):
+            Path(self.gate).with_name("held").touch()
             time.sleep(0.01)
         self.count += by
         return self.count
@@ -59,17 +62,21 @@ def test_calls_that_are_awaited_count_once_whatever_becomes_of_their_host(storag
     gate = tmp_path / "gate"
     counters = [Counter.get_or_create(f"counter-{number}", str(gate)) for number in range(ACTORS)]
 
-    async def kill_when(least: int) -> None:
-        host = the_one(HOST)
-        await asyncio.to_thread(until, lambda: counters[0].value.run() >= least, f"{least} calls are done")
-        await asyncio.to_thread(host.kill)
-        await asyncio.to_thread(replaced, HOST, [host])
+    async def kill_when(condition: Callable[[], bool], what: str) -> None:
+        await asyncio.to_thread(until, condition, what)
+        # Also the one in which those run that ran when the first was killed.
+        hosts = of_role(HOST)
+        await asyncio.to_thread(end, hosts)
+        await asyncio.to_thread(replaced, HOST, hosts)
 
     async def main() -> list[int]:
+        # The caller's own, which calls that wait for whoever has their actor now leave alone: it opens the gate.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         calls = [asyncio.ensure_future(counters[at % ACTORS].add.aio.run(1)) for at in range(CALLS)]
-        for least in (3, HELD_AT):
-            await kill_when(least)
-        gate.touch()
+        await kill_when(lambda: counters[0].value.run() >= 3, "three calls are done")
+        await kill_when(gate.with_name("held").exists, "a call is held")
+        await asyncio.to_thread(until, lambda: len(of_role(HOST)) > 1, "who ran has a host of its own")
+        await asyncio.to_thread(gate.touch)
         return await asyncio.gather(*calls)
 
     got = asyncio.run(asyncio.wait_for(main(), WAIT_S))

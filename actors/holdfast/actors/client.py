@@ -7,7 +7,6 @@ Client included.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -23,7 +22,7 @@ from holdfast.actors import names
 from holdfast.actors.acknowledgements import acknowledgement_socket
 from holdfast.actors.awaited_calls import AwaitedCaller
 from holdfast.actors.direct_submission import DirectSubmission
-from holdfast.actors.following import follow
+from holdfast.actors.following import follow, follow_awaited
 from holdfast.actors.local_addresses import LocalAddresses
 from holdfast.actors.local_calls import LocalCaller
 from holdfast.actors.local_frames import AVAILABLE, NotHereError
@@ -33,6 +32,7 @@ from holdfast.actors.operations import Elsewhere
 from holdfast.actors.platform_start import start_management, wait_until_gone
 from holdfast.actors.requests import SubmitRequest
 from holdfast.actors.storage_access import StorageAddress
+from holdfast.actors.threads import in_thread
 from holdfast.engine.errors import HoldfastError
 
 _ENDING_S = 30.0
@@ -174,22 +174,29 @@ class Platform:
                         return self._local.call(executor, method, *args)
                 return fetch(getattr(executor, method).remote(*args))
             except RayActorError:
-                # One that could not start again is made anew by the management actor, under the same name; one of a
-                # single workflow has ended. A request is marked, so asking twice counts once.
-                if not self.is_up():
-                    raise
-                self._handles.clear()
-                return None
-
-        def find_first() -> Any:
-            try:
-                return first()
-            except ValueError:
-                if not self.is_up():
+                if not self._goes_on_without():
                     raise
                 return None
 
-        return follow(about, call, find_first, self.find_executor)
+        return follow(about, call, lambda: self._found(first), self.find_executor)
+
+    def _goes_on_without(self) -> bool:
+        """Whether an actor that died will be back, or another in its place: whether the platform is still there."""
+        # One that could not start again is made anew by the management actor, under the same name; one of a single
+        # workflow has ended. A request is marked, so asking twice counts once.
+        if not self.is_up():
+            return False
+        self._handles.clear()
+        return True
+
+    def _found(self, first: Callable[[], Any]) -> Any:
+        """The actor to begin with; None when it is not there just now."""
+        try:
+            return first()
+        except ValueError:
+            if not self.is_up():
+                raise
+            return None
 
     @property
     def was_up_just_now(self) -> bool:
@@ -221,8 +228,14 @@ class Platform:
         outcome = None if actor is None else await self._ask_awaited(actor, method, args)
         if outcome is not None and not isinstance(outcome, Elsewhere):
             return outcome
-        # Rarely: another executor answers for it, or this one has to be looked for.
-        return await asyncio.to_thread(self.ask_from, first, about, method, *args)
+        # Rarely: another executor answers for it, or this one has to be looked for, which threads do. Who waits for
+        # an answer, maybe for days, holds none of them.
+        return await follow_awaited(
+            about,
+            lambda executor: self._ask_awaited(executor, method, args),
+            lambda: in_thread(self._found, first),
+            lambda name: in_thread(self.find_executor, name),
+        )
 
     async def _ask_awaited(self, actor: Any, method: str, args: Sequence[Any]) -> Any:
         """What an actor answers; None when it is not there."""
@@ -236,6 +249,8 @@ class Platform:
                 raise error.cause from None
             raise
         except RayActorError:
+            if not await in_thread(self._goes_on_without):
+                raise
             return None
 
 

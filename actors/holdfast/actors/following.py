@@ -8,8 +8,9 @@ caller's.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
 from holdfast.actors.operations import Elsewhere
@@ -52,13 +53,52 @@ def follow(
     Raises:
         ExecutorNotFoundError: Nobody has answered for two minutes of looking.
     """
-    executor, name = find_first(), ""
+    steps = _steps(workflow_id, ask, find_first, find, now_s, sleep)
+    done: Any = None
+    while True:
+        try:
+            # Each step has been done when it is named.
+            done = steps.send(done)
+        except StopIteration as end:
+            return end.value
+
+
+async def follow_awaited(
+    workflow_id: str,
+    ask: Callable[[_E], Awaitable[Any]],
+    find_first: Callable[[], Awaitable[_E | None]],
+    find: Callable[[str], Awaitable[_E | None]],
+    *,
+    now_s: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Any:
+    """As `follow`, from an event loop, which goes on meanwhile: who waits for an answer holds no thread."""
+    steps = _steps(workflow_id, ask, find_first, find, now_s, sleep)
+    done: Any = None
+    while True:
+        try:
+            step = steps.send(done)
+        except StopIteration as end:
+            return end.value
+        done = await step
+
+
+def _steps(
+    workflow_id: str,
+    ask: Callable[[_E], Any],
+    find_first: Callable[[], Any],
+    find: Callable[[str], Any],
+    now_s: Callable[[], float],
+    sleep: Callable[[float], Any],
+) -> Generator[Any, Any, Any]:
+    """What to do next, given what the last step led to; returns the answer."""
+    executor, name = (yield find_first()), ""
     looking_since_s = now_s()
     pause_s = 0.0
     while True:
         if executor is not None:
             asked_s = now_s()
-            answer = ask(executor)
+            answer = yield ask(executor)
             if answer is not None and not isinstance(answer, Elsewhere):
                 return answer
             if now_s() - asked_s >= _ATTENDED_S:
@@ -66,12 +106,12 @@ def follow(
             executor = None
             if answer is not None:
                 name = answer.executor
-                executor = find(name)
+                executor = yield find(name)
         if now_s() - looking_since_s >= PATIENCE_S:
             raise ExecutorNotFoundError(workflow_id, name, now_s() - looking_since_s)
         if executor is None or pause_s:
             # Sent on the first time one goes at once; to and fro, one takes one's time.
-            sleep(max(pause_s, _FIRST_PAUSE_S))
+            yield sleep(max(pause_s, _FIRST_PAUSE_S))
         pause_s = min(_LONGEST_PAUSE_S, max(pause_s, _FIRST_PAUSE_S) * _FACTOR)
         if executor is None:
-            executor = find_first()
+            executor = yield find_first()

@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ray.exceptions import RayTaskError
 
+from holdfast.actors.threads import in_thread
 from holdfast.workflow import (
     actor_events,
     api,
@@ -30,7 +31,6 @@ from holdfast.workflow import (
     subscriptions,
     virtual_actors,
 )
-from holdfast.workflow.threads import in_thread
 
 __all__ = [
     "cancel",

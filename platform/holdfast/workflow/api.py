@@ -25,6 +25,7 @@ from holdfast.actors.requests import EventRequest, SubmitRequest
 from holdfast.actors.sealed import Answer
 from holdfast.actors.storage_access import portable
 from holdfast.actors.task_runner import settle_arguments
+from holdfast.actors.threads import in_thread
 from holdfast.actors.values import dump, set_cluster_nonce
 from holdfast.actors.virtual.context import request_nonce, waiting
 from holdfast.engine.errors import (
@@ -38,7 +39,6 @@ from holdfast.listeners.http import SOURCE
 from holdfast.workflow import actor_administration
 from holdfast.workflow.metadata import task_metadata, workflow_metadata
 from holdfast.workflow.platform import get_platform
-from holdfast.workflow.threads import in_thread
 
 __all__ = [
     "cancel",

@@ -28,6 +28,7 @@ from holdfast.actors.environment import capture_environment
 from holdfast.actors.nodes import default_task_id
 from holdfast.actors.storage_access import portable
 from holdfast.actors.task_options import resolve
+from holdfast.actors.threads import in_thread, is_light
 from holdfast.actors.values import ValueOf, dump, set_cluster_nonce
 from holdfast.actors.virtual import client
 from holdfast.actors.virtual.context import current_call, request_nonce, waiting
@@ -51,7 +52,6 @@ from holdfast.storage.actor_row import ActorDescription, ActorView
 from holdfast.workflow.actor_administration import find_description, find_place
 from holdfast.workflow.api import check_workflow_id, with_platform
 from holdfast.workflow.platform import get_platform
-from holdfast.workflow.threads import in_thread, is_light
 
 __all__ = [
     "VirtualActor",

@@ -7,7 +7,6 @@ more sends on to the other.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from ray.exceptions import RayTaskError
 from holdfast.actors import names
 from holdfast.actors.client import Platform, fetch
 from holdfast.actors.sealed import Answer
+from holdfast.actors.threads import in_thread
 from holdfast.actors.virtual.operations import ActorDone
 from holdfast.actors.virtual.requests import ActorPlace, CallRequest, Taken
 from holdfast.engine.errors import HoldfastError
@@ -112,10 +112,18 @@ def _host(platform: Platform, place: ActorPlace) -> Any:
     Raises:
         ValueError: It is not there just now.
     """
-    if (platform.address.cluster, place.hosts) not in _kept:
-        fetch(platform.management.keep_virtual_hosts_of.remote(place.hosts))
-        _kept.add((platform.address.cluster, place.hosts))
+    if not _is_kept(platform, place):
+        _keep(platform, place)
     return platform.executor(names.virtual_host_for(place.actor_id, place.hosts, len(platform.executors)))
+
+
+def _is_kept(platform: Platform, place: ActorPlace) -> bool:
+    return (platform.address.cluster, place.hosts) in _kept
+
+
+def _keep(platform: Platform, place: ActorPlace) -> None:
+    fetch(platform.management.keep_virtual_hosts_of.remote(place.hosts))
+    _kept.add((platform.address.cluster, place.hosts))
 
 
 def _ask(platform: Platform, place: ActorPlace, method: str, *arguments: Any) -> Any:
@@ -123,9 +131,8 @@ def _ask(platform: Platform, place: ActorPlace, method: str, *arguments: Any) ->
 
 
 async def _ask_async(platform: Platform, place: ActorPlace, method: str, *arguments: Any) -> Any:
-    if (platform.address.cluster, place.hosts) not in _kept:
-        # Rarely: somebody has to be waited for.
-        return await asyncio.to_thread(_ask, platform, place, method, *arguments)
+    if not _is_kept(platform, place):
+        await in_thread(_keep, platform, place)
     return await platform.ask_from_async(lambda: _host(platform, place), place.actor_id, method, *arguments)
 
 
