@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from holdfast.actors.bundle_box import BundleBox, Done, clear_boxes, path_of_box, read_box
+from holdfast.actors.bundle_box import LARGEST_NOTED, BundleBox, Done, clear_boxes, path_of_box, read_box
+from holdfast.actors.bundling import MOST_TOGETHER
+from holdfast.actors.running_calls import MOST_AHEAD
 
 
 @pytest.fixture
@@ -53,9 +55,18 @@ def test_nothing_is_left_of_one_that_has_told_all(place: str) -> None:
     assert read_box("me", place) is None
 
 
+def test_the_largest_notes_of_the_longest_bundle_find_room(place: str) -> None:
+    box, reply = BundleBox("me", place), os.urandom(LARGEST_NOTED)
+    longest = max(MOST_TOGETHER, MOST_AHEAD + 1)
+    for _ in range(longest):
+        box.begin()
+        assert box.end(reply)
+    assert read_box("me", place) == Done(replies=[reply] * longest, begun=longest)
+
+
 def test_a_reply_that_finds_no_room_is_not_half_written(place: str) -> None:
     box = BundleBox("me", place)
-    large = os.urandom(100_000)
+    large = os.urandom(200_000)
     for reply in (large, large):
         box.begin()
         assert box.end(reply)

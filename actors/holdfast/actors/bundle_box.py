@@ -20,7 +20,7 @@ from pathlib import Path
 
 _HEAD = struct.Struct("<qqqq")  # which bundle, the task begun last, how many ended, bytes of their replies
 _LENGTH = struct.Struct("<q")
-_SIZE = 1 << 18
+_SIZE = 1 << 19
 
 LARGEST_NOTED = 4_000
 """Bytes of the largest reply that is noted: of the longest bundle all find room. A larger one is reported."""

@@ -38,7 +38,7 @@ from holdfast.engine.commands import AcknowledgeEvent, StartListener, StartTask
 from holdfast.engine.signals import Signal, TaskRaised
 from holdfast.storage.workflow_row import WorkflowRow
 
-MOST_AHEAD = 48
+MOST_AHEAD = 127
 """Tasks that a worker may run without being told to, at most."""
 
 LINGERS_S = 0.010
