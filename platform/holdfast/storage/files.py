@@ -12,7 +12,9 @@ import fcntl
 import mmap
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from holdfast.engine.errors import StorageError, StorageFullError, StorageNotWritableError
@@ -22,6 +24,8 @@ _TEMPORARY = ".writing-"
 # The least that POSIX promises would be 16; Linux takes 1024 pieces in one call.
 _PIECES_PER_CALL = 512
 _AT_ONCE = 1 << 20
+# One is written, the other one filled.
+_WINDOWS = 2
 
 
 def write_whole(
@@ -134,22 +138,19 @@ def _write_past_cache(descriptor: int, views: Sequence[memoryview]) -> bool:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
     except OSError:
         return False
-    # Memory of its own, which begins at a page: what is written has to.
-    window = memoryview(mmap.mmap(-1, _AT_ONCE))
-    filled = written = 0
+    size = 0
     try:
-        for view in views:
-            at = 0
-            while at < view.nbytes:
-                taken = min(_AT_ONCE - filled, view.nbytes - at)
-                window[filled : filled + taken] = view[at : at + taken]
-                filled, at = filled + taken, at + taken
-                if filled == _AT_ONCE:
-                    _write_at(descriptor, window, written)
-                    written, filled = written + filled, 0
-        if filled:
-            # To the end of the page; what is too much is cut off.
-            _write_at(descriptor, window[: filled + -filled % mmap.PAGESIZE], written)
+        with ThreadPoolExecutor(1, thread_name_prefix="holdfast-disk") as disk:
+            writing: deque[Future[None]] = deque()
+            for window, filled in _windows(views):
+                # To the end of the page; what is too much is cut off.
+                writing.append(disk.submit(_write_at, descriptor, window[: filled + -filled % mmap.PAGESIZE], size))
+                size += filled
+                if len(writing) == _WINDOWS:
+                    # The next content comes into its window; the disk has that of the others to write meanwhile.
+                    writing.popleft().result()
+            for written in writing:
+                written.result()
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
@@ -157,8 +158,29 @@ def _write_past_cache(descriptor: int, views: Sequence[memoryview]) -> bool:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
         os.ftruncate(descriptor, 0)
         return False
-    os.ftruncate(descriptor, written + filled)
+    os.ftruncate(descriptor, size)
     return True
+
+
+def _windows(views: Sequence[memoryview]) -> Iterator[tuple[memoryview, int]]:
+    """The content in pieces of one size, the last one smaller: (where it lies, how many bytes).
+
+    The memory is its own, which begins at a page: what is written has to. The pieces share it in turns.
+    """
+    windows = [memoryview(mmap.mmap(-1, _AT_ONCE)) for _ in range(_WINDOWS)]
+    number = filled = 0
+    for view in views:
+        at = 0
+        while at < view.nbytes:
+            window = windows[number % _WINDOWS]
+            taken = min(_AT_ONCE - filled, view.nbytes - at)
+            window[filled : filled + taken] = view[at : at + taken]
+            filled, at = filled + taken, at + taken
+            if filled == _AT_ONCE:
+                yield window, filled
+                number, filled = number + 1, 0
+    if filled:
+        yield windows[number % _WINDOWS], filled
 
 
 def _write_at(descriptor: int, view: memoryview, at: int) -> None:
