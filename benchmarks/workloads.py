@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -187,6 +188,59 @@ def event_holdfast() -> float:
     return statistics.median(_timed(partial(work, *waiting)) for waiting in [wait(at) for at in range(EVENTS)])
 
 
+class _Events:
+    """Keeps those who wait for an event until it is sent, in an actor's memory."""
+
+    def __init__(self) -> None:
+        self._there: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._sent: dict[str, asyncio.Future[str]] = {}
+
+    async def wait(self, key: str) -> str:
+        """What is sent under this key."""
+        self._sent[key] = asyncio.get_running_loop().create_future()
+        self._there[key].set()
+        return await self._sent[key]
+
+    async def is_waited_for(self, key: str) -> None:
+        """Returns when somebody waits."""
+        await self._there[key].wait()
+
+    async def send(self, key: str, payload: str) -> None:
+        """To who waits under this key."""
+        self._sent[key].set_result(payload)
+
+
+# Ray's hints know no actor classes.
+Events: Any = ray.remote(num_cpus=0)(_Events)
+
+
+@ray.remote
+def wait_for(events: Any, key: str) -> Any:
+    """A task that waits for an event; as long as it does it has a process."""
+    return ray.get(events.wait.remote(key))
+
+
+def event_plain_ray() -> float:
+    """Median seconds from sending an event to an actor until the value of the task that waited for it is at the caller.
+
+    One task waits at a time, for two hundred at once would be as many processes; and nobody waits for the actor to
+    say that it has the event.
+    """
+    events = Events.remote()
+
+    def measure(key: str) -> float:
+        value = wait_for.remote(events, key)
+        ray.get(events.is_waited_for.remote(key))
+
+        def work() -> None:
+            events.send.remote(key, key)
+            _check(ray.get(value), key)
+
+        return _timed(work)
+
+    return statistics.median(measure(f"event-{at}") for at in range(EVENTS))
+
+
 class _Echo:
     """An actor that gives back what it is given."""
 
@@ -195,11 +249,10 @@ class _Echo:
         return what
 
 
-# Ray's hints know no actor classes.
 Echo: Any = ray.remote(num_cpus=0)(_Echo)
 
 
-def event_plain_ray() -> float:
+def call_plain_ray() -> float:
     """Median seconds of a call of an actor that waits for calls."""
     echo = Echo.remote()
     _check(ray.get(echo.say.remote("")), "")
@@ -210,6 +263,7 @@ def event_plain_ray() -> float:
     return statistics.median(_timed(partial(work, at)) for at in range(EVENTS))
 
 
+_EVENTS = {f"event-{at}": {"holdfast.listeners.http.HTTPListener": 1} for at in range(EVENTS)}
 _AT_ONCE = {f"at-once-{at}": {"add": actor_calls.AT_ONCE // actor_calls.ACTORS + 1} for at in range(actor_calls.ACTORS)}
 
 WORKLOADS: Mapping[str, Workload] = {
@@ -258,11 +312,18 @@ WORKLOADS: Mapping[str, Workload] = {
         reached=False,
     ),
     "event": Workload(
-        what=f"event to result of a waiting workflow, against a call of an actor, median of {EVENTS}",
+        what=f"event to result of a waiting workflow, against a task that waits for an actor, median of {EVENTS}",
         holdfast=event_holdfast,
         plain_ray=event_plain_ray,
-        tasks_per_workflow={f"event-{at}": {"holdfast.listeners.http.HTTPListener": 1} for at in range(EVENTS)},
+        tasks_per_workflow=_EVENTS,
         asked_speed=1 / 1.6,
+    ),
+    "event-to-call": Workload(
+        what="the same, against a bare call of an actor, for which nobody waited",
+        holdfast=event_holdfast,
+        plain_ray=call_plain_ray,
+        tasks_per_workflow=_EVENTS,
+        asked_speed=1 / 3,
     ),
     "actor-sequential": Workload(
         what=f"one virtual actor, {actor_calls.SEQUENTIAL} calls one after the other, against an actor of Ray's",
