@@ -64,7 +64,7 @@ bench: $(STAMP) ## Measure against plain Ray (REPEAT=3; PEERS=ray_workflow,dbos 
 	@$(BIN)/python -m benchmarks.run --repeat $(REPEAT) --peers "$(PEERS)" --json benchmarks.jsonl
 
 guard: $(STAMP) ## Measure once; fail when a speed is below half of what is asked
-	@$(BIN)/python -m benchmarks.run --repeat 1 --guard --only latency,chain,fanout,many-awaited,event,actor-sequential,actor-at-once-awaited,actor-reads
+	@$(BIN)/python -m benchmarks.run --repeat 1 --guard --only latency,chain,fanout,many-awaited,event,event-to-call,actor-sequential,actor-at-once-awaited,actor-reads
 
 scale: $(STAMP) ## Run very large and deep workflows, and report time and memory
 	@$(BIN)/python -m benchmarks.scale

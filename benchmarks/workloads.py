@@ -323,7 +323,7 @@ WORKLOADS: Mapping[str, Workload] = {
         holdfast=event_holdfast,
         plain_ray=call_plain_ray,
         tasks_per_workflow=_EVENTS,
-        asked_speed=1 / 3,
+        asked_speed=1 / 1.6,
     ),
     "actor-sequential": Workload(
         what=f"one virtual actor, {actor_calls.SEQUENTIAL} calls one after the other, against an actor of Ray's",
