@@ -12,6 +12,10 @@ SEED ?= 0
 REPEAT ?= 3
 PEERS ?=
 JOBS ?= 2
+RAY ?= 2.48.0
+BOUNDS ?= newest
+# A tenth of the integration tests: one file for each thing that touches Ray.
+SHORT_COMPAT = $(addprefix tests/integration/test_,dag_run.py dag_arguments.py in_place.py virtual_actors.py http_events.py schedules.py isolation.py)
 # Each has a Ray, and a Kafka, of its own. Tests of one file share theirs. The files that take long come first.
 AT_A_TIME = --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 # Once, and not within the time limit of a test.
@@ -22,7 +26,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: guard scale help demo kafka test crash lint format types bench simulate clean
+.PHONY: guard scale help demo kafka test crash lint format types bench simulate clean compat compat-short
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +52,12 @@ crash: $(STAMP) ## Run the long crash tests
 	@$(BIN)/python -m pytest -m "slow and not alone" --durations=15 $(AT_A_TIME) || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m "slow and alone" --durations=15 || [ $$? -eq 5 ]
 
+compat: ## Run the integration tests on another Ray and Python (RAY=2.48.0 PYTHON=3.10 BOUNDS=newest or lowest)
+	@sh .ci/compat "$(RAY)" "$(PYTHON)" "$(BOUNDS)" -m "not slow" $(AT_A_TIME) tests/integration tests/recovery
+
+compat-short: ## Run some of them on the oldest Ray, with the oldest of all dependencies
+	@sh .ci/compat 2.48.0 "3.10 $(PYTHON)" lowest -m "not slow" $(AT_A_TIME) $(SHORT_COMPAT)
+
 lint: $(STAMP) ## Check style and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -58,7 +68,7 @@ format: $(STAMP) ## Rewrite the files in our format
 
 types: $(STAMP) ## Check the types, strictly
 	@$(BIN)/mypy
-	@$(BIN)/mypy examples benchmarks deploy/kafka
+	@$(BIN)/mypy examples benchmarks deploy/kafka deploy/compat
 
 bench: $(STAMP) ## Measure against plain Ray (REPEAT=3; PEERS=ray_workflow,dbos measures those, too)
 	@$(BIN)/python -m benchmarks.run --repeat $(REPEAT) --peers "$(PEERS)" --json benchmarks.jsonl
@@ -73,6 +83,6 @@ simulate: $(STAMP) ## Run N=200000 random schedules of the engine
 	@$(BIN)/python -m tests.simulation --schedules $(N) --seed $(SEED)
 
 clean: ## Remove what the other commands made
-	rm -rf $(VENV) .demo .kafka .peers build dist benchmarks.jsonl
+	rm -rf $(VENV) .compat .demo .kafka .peers build dist benchmarks.jsonl
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
