@@ -501,6 +501,16 @@ def test_a_call_to_an_actor_that_waits_for_its_answer_is_refused_by_name() -> No
     assert caught.value.chain == ("a", "b", "a")
 
 
+def test_a_part_of_a_call_is_waited_for_by_all_that_wait_for_the_call() -> None:
+    actor = Actor()
+    outer = actor.call("1", chain=("z", "b")).accepted
+    assert outer is not None
+    actor.go_on()
+    part = actor.call("part", inside=outer.number, logged=False).accepted
+    assert part is not None
+    assert part.spec.chain == ("z", "b")
+
+
 def test_a_refused_call_leaves_nothing_behind() -> None:
     actor = Actor(mailbox_limit=1)
     actor.call("1")

@@ -629,6 +629,54 @@ def test_an_event_is_for_actors_of_its_rules_class_only() -> None:
         assert subscriptions.is_to_start(txn, number, 1) is not None
 
 
+def by_another_class(house: House, door: str) -> Any:
+    other = replace(house.spec, class_name="m.Other")
+    match door:
+        case "get_or_create":
+            return replace(house.create(nonce="2"), spec=other)
+        case "an event":
+            return CallFrom(subscription=subscribed(house, 1, actor=other), event=1, actor_id="a")
+        case "an event that makes none":
+            return CallFrom(subscription=subscribed(house, 1, actor=other, creates=False), event=1, actor_id="a")
+        case "run":
+            return replace(house.call("2", logged=False), class_name="m.Other")
+        case "run_async":
+            return replace(house.call("2"), class_name="m.Other")
+        case _:
+            set_it = SetReminder(name="r", method="add", nonce="2", after_s=1.0)
+            return ChangeReminder(actor_id="a", change=set_it, class_name="m.Other")
+
+
+@pytest.mark.parametrize("initialized", [True, False])
+@pytest.mark.parametrize(
+    "door", ["get_or_create", "an event", "an event that makes none", "run", "run_async", "a reminder"]
+)
+def test_an_actor_is_of_one_class_by_every_door(door: str, initialized: bool) -> None:
+    house = House()
+    house.perform(house.create())
+    if initialized:
+        house.end(state="s0")
+    asked, before = by_another_class(house, door), house.row()
+    refused = house.ask(asked)
+    assert isinstance(refused, OtherClassError)
+    assert (refused.class_name, refused.asked_for) == ("m.C", "m.Other")
+    assert house.row() == before
+    with house.kv.read() as txn:
+        assert actor_reminders.list_reminders(txn, 1) == []
+        assert [call.spec.method for call in actor_store.load_calls(txn, 1)] == ([] if initialized else ["__init__"])
+
+
+def test_a_class_that_was_renamed_is_asked_for_under_both_names() -> None:
+    house = House().made()
+    renamed = replace(house.spec, class_name="m.Renamed", formerly=("m.C",))
+    house.perform(replace(house.create(nonce="2"), spec=renamed))
+    assert house.row().spec == renamed
+    for name, nonce in (("m.C", "3"), ("m.Renamed", "4")):
+        assert isinstance(house.ask(replace(house.call(nonce), class_name=name)), CallAccepted)
+    house.perform(house.create(nonce="5"))
+    assert house.row().spec == renamed
+
+
 def test_an_event_brings_an_actor_the_class_of_its_rule_unless_it_has_a_newer_one() -> None:
     house = House().made()
     newer, older = (replace(house.spec, code=f"code{version}", class_version=version) for version in (2, 1))

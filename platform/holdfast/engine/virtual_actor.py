@@ -276,7 +276,8 @@ class VirtualActor:
             raise self._quarantine_error()
         if outer is None or outer.number != spec.inside or not self._follows:
             raise CallOverError(self.actor_id, spec.method, spec.inside or 0)
-        call = self._number(spec, step)
+        # Whoever waits for the first call waits for this one.
+        call = self._number(replace(spec, chain=outer.spec.chain), step)
         self._inner.append(call)
         return call
 

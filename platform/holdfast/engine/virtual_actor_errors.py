@@ -87,7 +87,8 @@ class VirtualActorCycleError(VirtualActorError):
     def __str__(self) -> str:
         return (
             f"calls of virtual actors in a cycle: {' -> '.join(self.chain)}. The first one waits for the answer and "
-            "could not take the last call before. Use run_async and do not wait for it, or put the work into one actor."
+            "could not take the last call before. Send that with run_async, and do not wait for its value: the actor "
+            "takes it later; or put the work into one actor."
         )
 
 
@@ -188,8 +189,10 @@ class OtherClassError(VirtualActorError):
 
     def __str__(self) -> str:
         return (
-            f"virtual actor {self.actor_id!r} is of class {self.class_name!r}, and not of {self.asked_for!r}. Give the "
-            "actors of the two classes different ids."
+            f"virtual actor {self.actor_id!r} is of class {self.class_name!r}, and not of {self.asked_for!r}. Nothing "
+            "has changed. Give the actors of the two classes different ids, or forget this one with "
+            f"workflow.delete({self.actor_id!r}); if it is one class that has a new name, say so: "
+            f"@workflow.virtual_actor(formerly={self.class_name!r})."
         )
 
 

@@ -30,17 +30,18 @@ from holdfast.storage.record_codec import (
     value_entry,
 )
 
-_SPEC_FIELDS = tuple(ActorSpec.__dataclass_fields__)
+_SPEC_FIELDS = tuple(name for name in ActorSpec.__dataclass_fields__ if name != "formerly")
 
 
 def spec_entry(spec: ActorSpec) -> dict[str, Any]:
     """Header entry of an actor's class."""
-    return {name: getattr(spec, name) for name in _SPEC_FIELDS}
+    entry = {name: getattr(spec, name) for name in _SPEC_FIELDS}
+    return {**entry, "formerly": spec.formerly} if spec.formerly else entry
 
 
 def read_spec(entry: dict[str, Any]) -> ActorSpec:
     """The class of an entry."""
-    return ActorSpec(**entry)
+    return ActorSpec(**{**entry, "formerly": tuple(entry.get("formerly", ()))})
 
 
 # -- actors ------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ class ActorSpec(PlainPickle):
         mailbox_limit: How many calls its mailbox holds.
         suspends: Whether a call that fails for good holds the mailbox (`on_error="suspend"`).
         user_metadata: The user's own, JSON.
+        formerly: Names under which the class was known before: an actor can be asked for under them.
     """
 
     class_name: str
@@ -37,6 +38,7 @@ class ActorSpec(PlainPickle):
     mailbox_limit: int = DEFAULT_MAILBOX_LIMIT
     suspends: bool = False
     user_metadata: Mapping[str, Any] = field(default_factory=dict)
+    formerly: tuple[str, ...] = ()
 
     @property
     def terms(self) -> Terms:

@@ -142,7 +142,8 @@ def _definition(actor: Any) -> ActorDefinition:
 def _change(actor: Any, change: ReminderChange) -> None:
     if isinstance(actor, VirtualActorHandle):
         place = actor.place
-        with_platform(lambda platform: client.ask(platform, place, "change_reminder", place.actor_id, change))
+        asked = ("change_reminder", place.actor_id, change, place.class_name)
+        with_platform(lambda platform: client.ask(platform, place, *asked))
         return
     call = current_call()
     assert call is not None

@@ -17,7 +17,7 @@ and runs none of its methods: hosts do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 import ray
@@ -123,7 +123,7 @@ class VirtualActorMethod(Generic[_P, _R]):
         Semantics: of a writing method the call is durable when this returns; it takes effect after those that this
         caller has made before.
         """
-        request, place, readonly = self.request(args, kwargs)
+        request, place, readonly = self.request(args, kwargs, waits=False)
         start = client.start_reading if readonly else client.start
         reference: ray.ObjectRef[_R] = with_platform(lambda platform: start(platform, place, request))
         return reference
@@ -174,8 +174,16 @@ class VirtualActorMethod(Generic[_P, _R]):
         """Whether a call asks for nothing that may have to be waited for: class, platform, a mark of the caller."""
         return self._actor._definition is not None and current_call() is None and knows_platform()
 
-    def request(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[CallRequest, ActorPlace, bool]:
-        """What a call says to the host, checked; the actor's place; and whether the method only reads."""
+    def request(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, waits: bool = True
+    ) -> tuple[CallRequest, ActorPlace, bool]:
+        """What a call says to the host, checked; the actor's place; and whether the method only reads.
+
+        Args:
+            args: Of the call.
+            kwargs: Likewise.
+            waits: Whether the caller does nothing else until it has the value: a call back to it would be a cycle.
+        """
         actor = self._actor
         definition = actor.definition
         definition.check_call(self._method, args, kwargs)
@@ -183,7 +191,17 @@ class VirtualActorMethod(Generic[_P, _R]):
         if self._options or self._ray_options:
             resolved = resolve(self._options, self._ray_options, step_api=True)
             options, name = resolved.options, resolved.task_id or name
-        request = _call_request(actor.actor_id, self._method, name, args, kwargs, options, self._key)
+        request = _call_request(
+            actor.actor_id,
+            self._method,
+            name,
+            args,
+            kwargs,
+            options,
+            self._key,
+            class_name=actor.place.class_name,
+            waits=waits,
+        )
         return request, actor.place, definition.methods[self._method].readonly
 
 
@@ -293,6 +311,7 @@ class VirtualActorClass:
         Raises:
             TypeError: The constructor does not take these arguments.
             IdTakenError: A workflow has this id.
+            OtherClassError: An actor of another class has it.
         """
         request, place = create_request(self, actor_id, args, kwargs)
         with_platform(lambda platform: client.accept(platform, place, request))
@@ -351,6 +370,7 @@ class _Decorator:
         version: int = ...,
         on_error: OnError = ...,
         mailbox_limit: int = ...,
+        formerly: str | Collection[str] = ...,
         runtime_env: Mapping[str, Any] | None = ...,
         **ray_options: Any,
     ) -> Callable[[_Class], _Class]: ...
@@ -363,6 +383,7 @@ class _Decorator:
         version: int = 1,
         on_error: OnError = "raise",
         mailbox_limit: int = DEFAULT_MAILBOX_LIMIT,
+        formerly: str | Collection[str] = (),
         runtime_env: Mapping[str, Any] | None = None,
         **ray_options: Any,
     ) -> Any:
@@ -374,6 +395,8 @@ class _Decorator:
             on_error: What an error of a writing method does, beside being raised to its caller. "raise": nothing.
                 "suspend": the calls that wait stay until `workflow.resume(actor_id)`.
             mailbox_limit: How many accepted calls of one actor may wait; more raise MailboxFullError.
+            formerly: The name, or names, that the class had before, as `describe` shows them: actors of that class are
+                actors of this one from the next `get_or_create` on.
             runtime_env: For the processes that run its actors.
             **ray_options: Likewise: as `num_gpus=1`. With any of these the actors have processes of their own.
 
@@ -386,7 +409,7 @@ class _Decorator:
         def decorate(decorated: Any) -> Any:
             if isinstance(decorated, VirtualActorClass):
                 raise TypeError(f"{decorated!r} has been decorated already")
-            prepare(decorated, settings)
+            prepare(decorated, settings, _former_names(formerly))
             return VirtualActorClass(decorated)
 
         return decorate if cls is None else decorate(cls)
@@ -515,7 +538,7 @@ def create_request(
     definition.check_call(CONSTRUCTOR, args, kwargs)
     made_of = class_request(definition)
     hosting = made_of.hosting
-    request = _call_request(actor_id, CONSTRUCTOR, CONSTRUCTOR, args, kwargs, _PLAIN, None, made_of)
+    request = _call_request(actor_id, CONSTRUCTOR, CONSTRUCTOR, args, kwargs, _PLAIN, None, made_of, waits=False)
     kind = with_platform(lambda platform: client.keep_hosts(platform, hosting)) if hosting else kind_of(hosting)
     return request, ActorPlace(actor_id=actor_id, digest=made_of.digest, class_name=definition.name, hosts=kind)
 
@@ -531,6 +554,7 @@ def class_request(definition: ActorDefinition) -> ClassRequest:
         version=settings.version,
         on_error=settings.on_error,
         mailbox_limit=settings.mailbox_limit,
+        formerly=definition.formerly,
         hosting=describe_hosting(settings.ray_options, settings.runtime_env, capture_environment()),
     )
 
@@ -544,6 +568,9 @@ def _call_request(
     options: TaskOptions,
     idempotency_key: str | None,
     made_of: ClassRequest | None = None,
+    *,
+    class_name: str = "",
+    waits: bool,
 ) -> CallRequest:
     set_cluster_nonce(get_platform().address.cluster)
     objects: dict[str, Any] = {}
@@ -562,14 +589,22 @@ def _call_request(
         nonce=request_nonce(f"{actor_id} {method}"),
         idempotency_key=idempotency_key,
         options=options,
-        chain=() if call is None else call.chain,
+        chain=call.chain if waits and call is not None else (),
         made_of=made_of,
+        class_name=class_name,
     )
 
 
 def _load_definition(digest: str) -> ActorDefinition:
     pickled = with_platform(lambda platform: fetch(platform.management.code.remote(digest)))
     return definition_of(BOOK.decode(digest, pickled))
+
+
+def _former_names(formerly: Any) -> tuple[str, ...]:
+    names = (formerly,) if isinstance(formerly, str) else formerly
+    if not isinstance(names, Collection) or not all(isinstance(name, str) and name for name in names):
+        raise TypeError(f"formerly must be the name of a class, <module>.<qualname>, or several, not {formerly!r}")
+    return tuple(names)
 
 
 def _settings(

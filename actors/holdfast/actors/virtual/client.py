@@ -87,7 +87,7 @@ def start_reading(platform: Platform, place: ActorPlace, request: CallRequest) -
 
 def ready(platform: Platform, place: ActorPlace) -> ray.ObjectRef[Any]:
     """A reference that is there when the actor has been made."""
-    reference: ray.ObjectRef[Any] = _host(platform, place).ready.remote(place.actor_id)
+    reference: ray.ObjectRef[Any] = _host(platform, place).ready.remote(place.actor_id, place.class_name)
     return reference
 
 

@@ -21,7 +21,7 @@ from functools import partial
 from holdfast.actors.names import process_setting
 from holdfast.actors.refusal import Refusal
 from holdfast.actors.virtual.activations import Activations, Held, Place, Readable
-from holdfast.actors.virtual.intake import Intake, accepted
+from holdfast.actors.virtual.intake import Intake, accepted, check_called
 from holdfast.actors.virtual.operations import (
     AcceptCall,
     ActorBatch,
@@ -209,6 +209,7 @@ class ActorCore:
         if self._actors.take(txn, seq) is not held:
             # Whoever has it now is asked by whoever asked us.
             return OtherHost(host=self._actors.place(held.row))
+        check_called(held.row, accept.class_name)
         known = self._intake.known_call(txn, held, accept.call)
         if known is not None:
             return known

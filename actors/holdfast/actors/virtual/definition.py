@@ -26,6 +26,7 @@ from holdfast.engine.virtual_actor_records import DEFAULT_MAILBOX_LIMIT
 OnError = Literal["raise", "suspend"]
 
 _SETTINGS, _METHOD, _FROM_VERSION = "__virtual_actor__", "_holdfast_method", "__migrates_from__"
+_FORMERLY = "__virtual_actor_formerly__"
 # What a handle has itself: a method of this name could not be called.
 _RESERVED = frozenset({"actor_id", "ready"})
 
@@ -191,7 +192,8 @@ class ActorDefinition:
 
     Attributes:
         cls: The user's class.
-        name: `<module>.<qualname>`, for people and for listing.
+        name: `<module>.<qualname>`: actors of it are of no other class.
+        formerly: Names under which actors of this class may be stored, beside that.
         settings: What its decorator said.
         methods: By name.
         hearing: What events call in place of a method, by the names that their rules have for it.
@@ -200,6 +202,7 @@ class ActorDefinition:
 
     cls: type
     name: str
+    formerly: tuple[str, ...]
     settings: ActorSettings
     methods: Mapping[str, ActorMethod[..., Any]]
     hearing: Mapping[str, ActorMethod[..., Any]]
@@ -239,8 +242,13 @@ class ActorDefinition:
             _bind(f"{self.name}.{name}", self.method(name).function, args, kwargs)
 
 
-def prepare(cls: Any, settings: ActorSettings) -> None:
+def prepare(cls: Any, settings: ActorSettings, formerly: tuple[str, ...] = ()) -> None:
     """Make a class one of virtual actors. It is changed in place; classes that it inherits from are not.
+
+    Args:
+        cls: The class.
+        settings: What its decorator says.
+        formerly: Names that it had before.
 
     Raises:
         TypeError: Not a class.
@@ -266,6 +274,8 @@ def prepare(cls: Any, settings: ActorSettings) -> None:
             if isinstance(found, ActorMethod) and any(rule.creates for rule in found.rules):
                 _check_made_by_events(cls, name)
     setattr(cls, _SETTINGS, settings)
+    if formerly:
+        setattr(cls, _FORMERLY, formerly)
     _migrations_of(cls, settings.version)
 
 
@@ -281,6 +291,7 @@ def definition_of(cls: type) -> ActorDefinition:
     return ActorDefinition(
         cls=cls,
         name=default_task_id(cls),
+        formerly=_former_names(cls, settings.version),
         settings=settings,
         methods=methods,
         hearing={
@@ -290,6 +301,16 @@ def definition_of(cls: type) -> ActorDefinition:
         },
         migrations=_migrations_of(cls, settings.version),
     )
+
+
+def _former_names(cls: type, version: int) -> tuple[str, ...]:
+    names = [name.replace("<locals>", "locals") for name in vars(cls).get(_FORMERLY, ())]
+    for base in cls.__mro__[1:]:
+        # A class made of an older version of itself.
+        older: ActorSettings | None = vars(base).get(_SETTINGS)
+        if older is not None and older.version < version:
+            names.append(default_task_id(base))
+    return tuple(dict.fromkeys(names))
 
 
 def migration(function: Any, from_version: int) -> Any:

@@ -34,6 +34,7 @@ from holdfast.actors.virtual.answers import CallAnswers, sealed_error
 from holdfast.actors.virtual.blob_collector import IDLE_S, BlobCollector
 from holdfast.actors.virtual.consequences import Consequences
 from holdfast.actors.virtual.core import ActorCore
+from holdfast.actors.virtual.intake import check_called
 from holdfast.actors.virtual.one_by_one import OneByOne
 from holdfast.actors.virtual.operations import (
     ActorDone,
@@ -272,13 +273,14 @@ class VirtualActorHost:
         assert not isinstance(found, OtherHost)
         return _delivered(found)
 
-    async def ready(self, actor_id: str) -> None:
+    async def ready(self, actor_id: str, class_name: str = "") -> None:
         """Return when an actor's constructor is done; raise what it raised."""
         while True:
             with self._kv.read() as txn:
                 row = actor_store.find(txn, actor_id)
                 if row is None:
                     raise VirtualActorNotFoundError(actor_id, self._kv.url)
+                check_called(row, class_name)
                 making = next((one for one in actor_store.load_calls(txn, row.seq) if one.spec.creates), None)
                 made = actor_store.call_of_mark(txn, row.seq, row.nonce)
                 ended = None if made is None else actor_store.get_call(txn, row.seq, made)
@@ -301,10 +303,13 @@ class VirtualActorHost:
         """Forget an actor that does not work."""
         return self._for_client(await self._operate(DeleteActor(actor_id=actor_id, nonce=nonce)))
 
-    async def change_reminder(self, actor_id: str, change: ReminderChange) -> ActorDone | Elsewhere | Exception:
+    async def change_reminder(
+        self, actor_id: str, change: ReminderChange, class_name: str = ""
+    ) -> ActorDone | Elsewhere | Exception:
         """Set or cancel a reminder."""
         change = await self._requests.reminder(actor_id, change)
-        return self._for_client(await self._operate(ChangeReminder(actor_id=actor_id, change=change)))
+        operation = ChangeReminder(actor_id=actor_id, change=change, class_name=class_name)
+        return self._for_client(await self._operate(operation))
 
     # -- asked by the management actor ---------------------------------------------------------------------------
 

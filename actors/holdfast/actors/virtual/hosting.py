@@ -94,6 +94,7 @@ def spec_of(made_of: ClassRequest) -> ActorSpec:
         host=kind_of(made_of.hosting),
         mailbox_limit=made_of.mailbox_limit,
         suspends=made_of.on_error == "suspend",
+        formerly=made_of.formerly,
     )
 
 

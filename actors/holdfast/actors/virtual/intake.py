@@ -27,6 +27,7 @@ from holdfast.actors.virtual.reminders import HOLD_S, change_reminder, reminder_
 from holdfast.actors.virtual.requests import HEARING
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor import key_mark
+from holdfast.engine.virtual_actor_classes import is_known_as, is_later_class
 from holdfast.engine.virtual_actor_errors import (
     CallOutcomeForgottenError,
     OtherClassError,
@@ -69,6 +70,7 @@ class Intake:
         held = self._actors.hold(txn, self._actors.find(txn, accept.actor_id))
         if isinstance(held, OtherHost):
             return held
+        check_called(held.row, accept.class_name)
         if accept.accepted >= 0 and self.known_call(txn, held, accept.call) is None:
             # Made again it would take effect twice.
             raise CallOutcomeForgottenError(accept.actor_id, f"number {accept.accepted}")
@@ -124,14 +126,23 @@ class Intake:
         held = self._actors.hold(txn, row)
         if isinstance(held, OtherHost):
             return held
-        if _supersedes(create.spec, held.row.spec):
-            changed = replace(held.row, spec=create.spec)
-            store.save(txn, changed, was=held.row)
-            held.row, held.machine.terms = changed, create.spec.terms
+        self._take_class(txn, held, create.spec)
         if held.row.standing.initialized:
             known = self.known_call(txn, held, create.call)
             return known or CallAccepted(seq=row.seq, number=-1, name="", fresh=False)
         return self._call(txn, held, create.call, logged=True)
+
+    def _take_class(self, txn: WriteTransaction, held: Held, spec: ActorSpec) -> None:
+        """Put an actor's class, as it was given last, in the place of the one that is stored.
+
+        Raises:
+            OtherClassError: It is of another class.
+        """
+        newest = newest_class(held.row, spec)
+        if newest != held.row.spec:
+            changed = replace(held.row, spec=newest)
+            store.save(txn, changed, was=held.row)
+            held.row, held.machine.terms = changed, newest.terms
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -182,6 +193,7 @@ class Intake:
         """Set or cancel a reminder, from outside the actor."""
         change, now = operation.change, self._actors.now_unix_s
         row = self._actors.find(txn, operation.actor_id)
+        check_called(row, operation.class_name)
         if isinstance(change, SetReminder):
             if find_answer(txn, change.nonce) is not None:
                 # Asked again, when it may have been cancelled meanwhile.
@@ -227,10 +239,11 @@ class Intake:
             held = self._actors.hold(txn, row)
             if isinstance(held, OtherHost):
                 return held
-            row = held.row
-            if row.spec.class_name != spec.class_name:
-                raise OtherClassError(actor_id, row.spec.class_name, spec.class_name)
-            if not rule.creates or (row.standing.initialized and not _supersedes(spec, row.spec)):
+            if not rule.creates:
+                newest_class(held.row, spec)
+                return held
+            self._take_class(txn, held, spec)
+            if held.row.standing.initialized:
                 return held
         elif not rule.creates:
             raise VirtualActorNotFoundError(actor_id, self._url)
@@ -249,6 +262,35 @@ def accepted(seq: int, call: QueuedCall | None) -> CallAccepted:
     return CallAccepted(seq=seq, number=call.number, name=call.name)
 
 
-def _supersedes(new: ActorSpec, old: ActorSpec) -> bool:
-    """Whether a class takes the place of the one that is stored. An older one does not: it may not know the state."""
-    return new != old and new.class_version >= old.class_version
+def check_called(row: ActorRow, class_name: str) -> None:
+    """Refuse a caller who takes an actor for one of another class, as by a handle that outlived its actor.
+
+    Args:
+        row: The actor.
+        class_name: What the caller takes it to be; empty: as it is.
+
+    Raises:
+        OtherClassError: It is of another class.
+    """
+    spec = row.spec
+    if class_name and not is_known_as(class_name, spec.class_name, spec.formerly):
+        raise OtherClassError(row.actor_id, spec.class_name, class_name)
+
+
+def newest_class(row: ActorRow, spec: ActorSpec) -> ActorSpec:
+    """The class of an actor that is asked for as one of a class: that, or what is stored if that is newer.
+
+    Raises:
+        OtherClassError: It is of another class.
+    """
+    old = row.spec
+    if spec == old:
+        return old
+    later = is_later_class(spec.class_name, spec.class_version, spec.formerly, old.class_name, old.class_version)
+    if not later and not is_known_as(spec.class_name, old.class_name, old.formerly):
+        raise OtherClassError(row.actor_id, old.class_name, spec.class_name)
+    if spec.class_version < old.class_version or not (later or is_known_as(spec.class_name, old.class_name, ())):
+        # An older one may not know the state.
+        return old
+    names = {*spec.formerly, *old.formerly, old.class_name} - {spec.class_name}
+    return replace(spec, formerly=tuple(sorted(names)))

@@ -66,8 +66,8 @@ class CreateActor:
 
     Attributes:
         actor_id: Its id.
-        spec: Its class. Of one that is there, a class of the same or a higher version takes the place of the one that
-            is stored.
+        spec: Its class. Of one that is there, the same class in the same or a higher version takes the place of the
+            one that is stored; another class is refused.
         call: Its constructor; `creates` is set, `nonce` is also the group of its blobs.
     """
 
@@ -85,12 +85,14 @@ class AcceptCall:
         call: What.
         logged: Whether it is durable when it is accepted (`run_async`), or its caller waits for the value (`run`).
         accepted: Its number, when it has had a row: unknown now, it is over and forgotten. -1 when it may be new.
+        class_name: What the caller takes the actor to be; empty when it takes it as it is.
     """
 
     actor_id: str
     call: CallSpec
     logged: bool = True
     accepted: int = -1
+    class_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,10 +171,11 @@ class KeepCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeReminder:
-    """Set or cancel a reminder from outside the actor. Any host may do it."""
+    """Set or cancel a reminder from outside the actor. Any host may do it. `class_name`: as in `AcceptCall`."""
 
     actor_id: str
     change: ReminderChange
+    class_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

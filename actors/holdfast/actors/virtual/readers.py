@@ -9,6 +9,7 @@ from holdfast.actors.sealed import Answer
 from holdfast.actors.virtual.answers import CallAnswers, sealed_error
 from holdfast.actors.virtual.context import CallContext
 from holdfast.actors.virtual.core import ActorCore
+from holdfast.actors.virtual.intake import check_called
 from holdfast.actors.virtual.operations import OtherHost
 from holdfast.actors.virtual.requests import CallRequest
 from holdfast.actors.virtual.runner import Runner
@@ -53,6 +54,7 @@ class Readers:
         while True:
             try:
                 found = self._core.read(request.actor_id)
+                check_called(found.row, request.class_name)
             except HoldfastError as error:
                 return error
             row, state = found.row, found.standing.state

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from holdfast.actors.storage_access import INLINE_BYTES, object_blob
+from holdfast.actors.virtual.hosting import spec_of
 from holdfast.actors.virtual.operations import AcceptCall, CreateActor, ReminderChange, SetReminder
 from holdfast.actors.virtual.requests import CallRequest
 from holdfast.engine.virtual_actor_records import CallSpec
 from holdfast.storage import actor_store
-from holdfast.storage.actor_row import ActorSpec
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.payload import Payload
 from holdfast.storage.record_codec import Blob
@@ -60,19 +60,15 @@ class RequestStorage:
             inside=request.inside,
         )
         if made_of is None:
-            return AcceptCall(actor_id=request.actor_id, call=spec, logged=logged, accepted=request.accepted)
-        return CreateActor(
-            actor_id=request.actor_id,
-            call=spec,
-            spec=ActorSpec(
-                class_name=made_of.name,
-                code=made_of.digest,
-                class_version=made_of.version,
-                host=self._kind,
-                mailbox_limit=made_of.mailbox_limit,
-                suspends=made_of.on_error == "suspend",
-            ),
-        )
+            return AcceptCall(
+                actor_id=request.actor_id,
+                call=spec,
+                logged=logged,
+                accepted=request.accepted,
+                class_name=request.class_name,
+            )
+        made = replace(spec_of(made_of), host=self._kind)
+        return CreateActor(actor_id=request.actor_id, call=spec, spec=made)
 
     def _store_request(self, request: CallRequest) -> Payload | Blob:
         made_of = request.made_of

@@ -30,6 +30,7 @@ class ClassRequest(PlainPickle):
         on_error: "raise" or "suspend".
         mailbox_limit: How many accepted calls may wait.
         hosting: What its hosts need, pickled; empty for the ordinary ones. See `hosting`.
+        formerly: Names under which the class was known before.
     """
 
     digest: str
@@ -39,6 +40,7 @@ class ClassRequest(PlainPickle):
     on_error: str
     mailbox_limit: int
     hosting: bytes = b""
+    formerly: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,7 @@ class CallRequest(PlainPickle):
         made_of: The class, when the actor may have to be made.
         inside: Number of the call whose sub-workflow makes this call; None for an ordinary call.
         accepted: Its own number, once it is known to have a row: it is not to be accepted again. -1 before that.
+        class_name: What the caller takes the actor to be; empty when it takes it as it is.
     """
 
     actor_id: str
@@ -72,6 +75,7 @@ class CallRequest(PlainPickle):
     made_of: ClassRequest | None = None
     inside: int | None = None
     accepted: int = -1
+    class_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
