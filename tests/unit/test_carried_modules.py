@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,118 @@ def test_a_worker_imports_what_was_submitted_for_each_function_though_the_names_
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
+
+
+PLUGINS = {
+    "shop/__init__.py": "",
+    "shop/utils.py": "KIND = 'old'\ndef tax(x):\n    return x * 2\n",
+    "shop/plugins/__init__.py": "",
+    "shop/plugins/first.py": "from shop.utils import KIND\nRATE = 5\n",
+    "shop/lazy.py": "VALUE = 'lazy'\n",
+    "shop/data.txt": "data of the package",
+    "user_of_shop.py": """
+def by_name():
+    import importlib
+    import shop.utils
+    return shop.utils.tax(1) + importlib.import_module("shop.plugins.first").RATE
+
+def relative_by_name():
+    import importlib
+    from shop import utils
+    return importlib.import_module(".lazy", "shop").VALUE
+
+def by_walking():
+    import pkgutil
+    import shop.utils
+    return sorted(found.name for found in pkgutil.walk_packages(shop.__path__, "shop."))
+
+def of_a_file():
+    import importlib.resources, pkgutil
+    import shop
+    return (importlib.resources.files("shop") / "data.txt").read_text() + str(pkgutil.get_data("shop", "data.txt"))
+
+def its_source():
+    import inspect
+    import shop.utils
+    return "return x * 2" in inspect.getsource(shop.utils.tax)
+
+def what_the_plugin_took():
+    import importlib
+    import shop.utils
+    return importlib.import_module("shop.plugins.first").KIND
+""",
+}
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name, content in PLUGINS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("user_of_shop")
+    for module in [module for module in sys.modules if module.split(".")[0] in ("shop", "user_of_shop")]:
+        del sys.modules[module]
+
+
+def run_in_a_worker(
+    tmp_path: Path,
+    code: Any,
+    expected: Any,
+    *,
+    after: Callable[[], object] = lambda: None,
+    before: str = "",
+    path: str = "",
+) -> None:
+    digest, pickled = CodeBook().encode(code)
+    after()
+    (tmp_path / digest).write_bytes(pickled)
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys; sys.path[:0] = {[path] if path else []}\n{before}\n{RUN}",
+            str(tmp_path / digest),
+            digest,
+            str(expected),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("in_path", [True, False], ids=["package in the path", "package of another job's path"])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("by_name", 7),
+        ("relative_by_name", "lazy"),
+        ("by_walking", ["shop.lazy", "shop.plugins", "shop.plugins.first", "shop.utils"]),
+        ("of_a_file", "data of the packageb'data of the package'"),
+        ("its_source", True),
+    ],
+)
+def test_what_is_not_carried_of_a_package_is_found_where_it_lies(
+    shop: Any, tmp_path: Path, name: str, expected: Any, in_path: bool
+) -> None:
+    code = getattr(shop, name)
+    assert "shop.plugins" not in carried(code)
+    run_in_a_worker(tmp_path, code, expected, path=str(tmp_path) if in_path else "")
+
+
+def test_what_is_carried_wins_over_an_edited_file_and_plugins_imported_before_take_from_it(
+    shop: Any, tmp_path: Path
+) -> None:
+    def edit() -> None:
+        (tmp_path / "shop" / "utils.py").write_text("KIND = 'new'\n")
+
+    # The worker has imported all of the package, as it is after the edit.
+    before = "import shop.plugins.first"
+    run_in_a_worker(tmp_path, shop.what_the_plugin_took, "old", after=edit, before=before, path=str(tmp_path))
+
+
+def test_a_carried_package_runs_when_its_folder_is_gone(shop: Any, tmp_path: Path) -> None:
+    run_in_a_worker(tmp_path, shop.its_source, True, after=lambda: shutil.rmtree(tmp_path / "shop"))

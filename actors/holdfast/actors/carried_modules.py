@@ -3,8 +3,9 @@
 An `import` inside a function leaves no trace in what pickling reaches. The
 source of such modules, and of what they import in turn, travels with the code,
 and a worker imports it from there: after the file was edited or deleted, and
-whichever other job's module of that name the worker has seen. Nothing here is
-executed at submission.
+whichever other job's module of that name the worker has seen. What is not
+carried (a plugin found by its name, a file of the package) is found where it
+would be without us. Nothing here is executed at submission.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
 from typing import Any
 
 Source = tuple[bytes, bool, str]
@@ -89,7 +91,7 @@ def prepare_imports(code: Any) -> None:
 _carried_by: weakref.WeakKeyDictionary[Any, Mapping[str, Source]] = weakref.WeakKeyDictionary()
 
 
-class _Finder(MetaPathFinder, Loader):
+class _Finder(MetaPathFinder):
     """Finds the modules of the code that runs, before any file."""
 
     def __init__(self) -> None:
@@ -107,25 +109,97 @@ class _Finder(MetaPathFinder, Loader):
         loaded = {name: sys.modules[name] for name in modules if name in sys.modules}
         if any(getattr(module, "__carried__", None) != modules[name] for name, module in loaded.items()):
             # Of another job, or of a file that may have been edited; the others may have taken something from it.
-            for name in loaded:
-                del sys.modules[name]
+            _unload(loaded)
         self.modules = modules
 
     def find_spec(
-        self, fullname: str, _path: Sequence[str] | None = None, _target: types.ModuleType | None = None
+        self, fullname: str, path: Sequence[str] | None = None, _target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
         source = self.modules.get(fullname)
         if source is None:
             return None
         _, is_package, file = source
-        spec = ModuleSpec(fullname, self, origin=file, is_package=is_package)
+        folder = Path(file).parent
+        elsewhere = self._find_elsewhere(fullname, path)
+        if folder.is_dir():
+            # Its own folder first: another job may have a package of this name.
+            beside: Any = SourceFileLoader(fullname, file)
+        else:
+            beside = None if elsewhere is None else elsewhere.loader
+        spec = ModuleSpec(fullname, _Loader(fullname, source, beside), origin=file, is_package=is_package)
         spec.has_location = True
+        if is_package:
+            found = [] if elsewhere is None else elsewhere.submodule_search_locations or []
+            spec.submodule_search_locations = list(dict.fromkeys([*([str(folder)] if folder.is_dir() else []), *found]))
         return spec
 
+    def _find_elsewhere(self, fullname: str, path: Sequence[str] | None) -> ModuleSpec | None:
+        """Where the module would come from if it were not carried."""
+        for finder in sys.meta_path:
+            if finder is not self:
+                spec = finder.find_spec(fullname, path)
+                if spec is not None:
+                    return spec
+        return None
+
+
+class _Loader(InspectLoader):
+    """Loads one carried module; files beside it are read where the module would lie without us.
+
+    Args:
+        fullname: The module's name.
+        source: What is carried of it.
+        beside: What loads it if it is not carried, and reads the files there; None for nothing.
+    """
+
+    def __init__(self, fullname: str, source: Source, beside: Loader | None) -> None:
+        self.name, self._source, self._beside = fullname, source, beside
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave it to the import system."""
+
+    def is_package(self, _fullname: str) -> bool:
+        """Whether the module is a package."""
+        return self._source[1]
+
+    def get_filename(self, _fullname: str) -> str:
+        """Give the file that the source came from."""
+        return self._source[2]
+
+    def get_source(self, _fullname: str) -> str:
+        """Give the text that is carried."""
+        return importlib.util.decode_source(self._source[0])
+
+    def get_data(self, path: str) -> bytes:
+        """Read a file, such as one of the package's data."""
+        get_data = getattr(self._beside, "get_data", None)
+        if get_data is None:
+            return Path(path).read_bytes()
+        content: bytes = get_data(path)
+        return content
+
+    def get_resource_reader(self, fullname: str) -> Any:
+        """Give what reads the files of the package, for `importlib.resources`."""
+        get_reader = getattr(self._beside, "get_resource_reader", None)
+        return None if get_reader is None else get_reader(fullname)
+
     def exec_module(self, module: types.ModuleType) -> None:
-        source = self.modules[module.__name__]
-        module.__dict__["__carried__"] = source
-        exec(compile(source[0], source[2], "exec"), module.__dict__)
+        """Run the source that is carried."""
+        module.__dict__["__carried__"] = self._source
+        exec(compile(self._source[0], self._source[2], "exec"), module.__dict__)
+
+
+def _unload(modules: Mapping[str, types.ModuleType]) -> None:
+    """Forget modules, and those below the packages among them, which hold what they took from them."""
+    packages = tuple(f"{name}." for name, module in modules.items() if hasattr(module, "__path__"))
+    below = [name for name in list(sys.modules) if name.startswith(packages)] if packages else []
+    for name in dict.fromkeys([*modules, *below]):
+        module = sys.modules.pop(name, None)
+        parent, _, last = name.rpartition(".")
+        # `from package import module` takes the attribute before it asks for a module.
+        above = vars(sys.modules[parent]) if parent in sys.modules else {}
+        if module is not None and above.get(last) is module:
+            del above[last]
 
 
 _finder = _Finder()
