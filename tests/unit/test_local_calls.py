@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import socket
 import threading
 from typing import Any
 
 import pytest
 
-from holdfast.actors import local_addresses, local_calls, local_frames, local_service
+from holdfast.actors import local_addresses, local_calls, local_frames, local_peers, local_service
 from holdfast.actors.local_addresses import LocalAddresses
 from holdfast.actors.local_calls import LocalCaller
 from holdfast.actors.local_frames import LARGEST_REQUEST, NotHereError
@@ -122,8 +122,11 @@ def test_a_call_that_was_interrupted_leaves_its_reply_to_nobody(
 
 
 def test_another_user_is_not_heard(actor: LocalActor, caller: LocalCaller, monkeypatch: pytest.MonkeyPatch) -> None:
-    user = os.getuid()
-    monkeypatch.setattr(local_service.os, "getuid", lambda: user + 1)
+    def refuse(connected: socket.socket) -> None:
+        raise PermissionError(f"another user is at {connected.getpeername()!r}")
+
+    # At the service's end.
+    monkeypatch.setattr(local_peers, "check_peer", refuse)
     with pytest.raises(NotHereError):
         caller.call(actor, "echo", 1)
 

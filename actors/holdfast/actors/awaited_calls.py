@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 from holdfast.actors.local_addresses import LocalAddresses
 from holdfast.actors.local_frames import HEAD, Frames, NotHereError, outcome_of, request_of
+from holdfast.actors.local_peers import check_peer
 
 _AT_ONCE = 1 << 18
 
@@ -77,6 +78,7 @@ class _Line:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._socket.connect(address)
+            check_peer(self._socket)
             asyncio.get_running_loop().add_reader(self._socket, self._receive)
         except BaseException:
             self._socket.close()

@@ -9,13 +9,16 @@ deaths too: an answer that tells it may be lost with the next process.
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import struct
-import tempfile
 from enum import Enum
-from pathlib import Path
 from typing import TypeAlias
+
+from holdfast.storage import own_files
+
+log = logging.getLogger("holdfast")
 
 Key: TypeAlias = tuple[int, int, int]
 """Whose code it is: (workflow, task, mark of the attempt)."""
@@ -39,6 +42,17 @@ class Blame(Enum):
     """The process was ended for it."""
 
 
+def _map_file(name: str) -> mmap.mmap:
+    descriptor = own_files.open_file(own_files.own_folder(own_files.temporary_files()) / name)
+    try:
+        if os.fstat(descriptor).st_size != len(_EMPTY):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, _EMPTY)
+        return mmap.mmap(descriptor, len(_EMPTY))
+    finally:
+        os.close(descriptor)
+
+
 class BlackBox:
     """Notes who runs, and tells who ran when the process before this one died.
 
@@ -50,15 +64,12 @@ class BlackBox:
     """
 
     def __init__(self, name: str) -> None:
-        path = Path(tempfile.gettempdir()) / f"holdfast-{os.getuid()}-{name}"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            if os.fstat(descriptor).st_size != len(_EMPTY):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, _EMPTY)
-            self._map = mmap.mmap(descriptor, len(_EMPTY))
-        finally:
-            os.close(descriptor)
+            self._map = _map_file(name)
+        except OSError as error:
+            log.warning("black_box.none error=%s: nobody will be blamed for the death of this process", error)
+            self._map = mmap.mmap(-1, len(_EMPTY))
+            self._map[:] = _EMPTY
         *ran, accused = _ENTRY.iter_unpack(self._map[:_RAN_SIZE])
         if accused != _NOBODY:
             blamed = {accused: Blame.ACCUSED}

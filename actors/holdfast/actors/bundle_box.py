@@ -12,11 +12,12 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from holdfast.storage import own_files
 
 _HEAD = struct.Struct("<qqqq")  # which bundle, the task begun last, how many ended, bytes of their replies
 _LENGTH = struct.Struct("<q")
@@ -24,8 +25,6 @@ _SIZE = 1 << 19
 
 LARGEST_NOTED = 4_000
 """Bytes of the largest reply that is noted: of the longest bundle all find room. A larger one is reported."""
-
-_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +46,14 @@ class BundleBox:
     Args:
         owner: Whoever sent the bundle.
         place: What the bundle is known by; both of letters and digits.
+
+    Raises:
+        OSError: There can be none here.
     """
 
     def __init__(self, owner: str, place: str) -> None:
         self._path = path_of_box(owner, place)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        descriptor = own_files.create_file(self._path)
         try:
             os.ftruncate(descriptor, _SIZE)
             self._map = mmap.mmap(descriptor, _SIZE)
@@ -108,10 +110,11 @@ def read_box(owner: str, place: str, round_: int = 0) -> Done | None:
     Returns:
         None when it has left nothing: it never began, had told all, or was on another machine.
     """
-    path = path_of_box(owner, place)
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+        path = path_of_box(owner, place)
+        with open(own_files.open_own(path), "rb") as box:
+            content = box.read()
+    except (FileNotFoundError, PermissionError):
         return None
     path.unlink(missing_ok=True)
     if len(content) < _SIZE:
@@ -131,17 +134,21 @@ def read_box(owner: str, place: str, round_: int = 0) -> Done | None:
 
 def clear_boxes(owner: str) -> None:
     """Remove what was left for one that had this name before."""
-    for path in path_of_box(owner, "0").parent.glob(_name(owner, "*")):
-        path.unlink(missing_ok=True)
+    with suppress(PermissionError):
+        for path in path_of_box(owner, "0").parent.glob(_name(owner, "*")):
+            path.unlink(missing_ok=True)
 
 
 def path_of_box(owner: str, place: str) -> Path:
-    """Where the file of a bundle is, on the machine of its worker."""
+    """Where the file of a bundle is, on the machine of its worker.
+
+    Raises:
+        PermissionError: Another user has taken the name of this one's folder.
+    """
     if not (owner.isalnum() and place.isalnum()):
         raise ValueError(f"a bundle is known by letters and digits, not by {owner!r} and {place!r}")
-    folder = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
-    return folder / _name(owner, place)
+    return own_files.own_folder(own_files.shared_memory()) / _name(owner, place)
 
 
 def _name(owner: str, place: str) -> str:
-    return f"holdfast-{os.getuid()}-bundle-{owner}-{place}"
+    return f"bundle-{owner}-{place}"

@@ -7,6 +7,7 @@ Client included.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -34,6 +35,8 @@ from holdfast.actors.requests import SubmitRequest
 from holdfast.actors.storage_access import StorageAddress
 from holdfast.actors.threads import in_thread
 from holdfast.engine.errors import HoldfastError
+
+log = logging.getLogger("holdfast")
 
 _ENDING_S = 30.0
 _ACKNOWLEDGED_S = 2.0
@@ -115,6 +118,9 @@ class Platform:
         if not self._hears():
             return None
         socket = acknowledgement_socket()
+        if socket is None:
+            self._unheard_s[0] = time.monotonic()
+            return None
         reference: ray.ObjectRef[Any] = find().start.remote(request, socket.address)
         if socket.wait(request.nonce, _ACKNOWLEDGED_S):
             return reference
@@ -295,7 +301,7 @@ def find_platform() -> Platform | None:
             _end_actors()
             return None
         _forget()
-        near, addresses = _is_on_node(description.address.node_id), LocalAddresses()
+        near, addresses = _is_here(description.address), LocalAddresses()
         platform = _known[cluster] = Platform(
             management,
             description.config,
@@ -324,9 +330,14 @@ def _is_driver() -> bool:
     return bool(ray.get_runtime_context().worker.mode == ray.SCRIPT_MODE)
 
 
-def _is_on_node(node_id: str) -> bool:
+def _is_here(address: StorageAddress) -> bool:
+    """Whether this process is on the storage machine, and of the user whom the platform's processes hear there."""
     client: Any = ray.util.client.ray
-    return not client.is_connected() and ray.get_runtime_context().get_node_id() == node_id
+    if client.is_connected() or ray.get_runtime_context().get_node_id() != address.node_id:
+        return False
+    if not address.of_this_user:
+        log.info("local.other_user user=%d own=%d: all is asked through Ray", address.user, os.geteuid())
+    return address.of_this_user
 
 
 def _description(management: Any) -> PlatformDescription | None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from holdfast.actors.local_addresses import LocalAddresses
 from holdfast.actors.local_frames import HEAD, NotHereError, outcome_of, request_of
+from holdfast.actors.local_peers import check_peer
 
 
 class LocalCaller:
@@ -72,6 +73,7 @@ class _Line:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.connect(address)
+            check_peer(self._socket)
         except BaseException:
             self._socket.close()
             raise

@@ -10,11 +10,10 @@ import logging
 import os
 import pickle
 import socket
-import struct
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from holdfast.actors import local_peers
 from holdfast.actors.local_frames import AVAILABLE, HEAD, Frames, asked_here, reply_of
 
 log = logging.getLogger("holdfast")
@@ -22,8 +21,6 @@ log = logging.getLogger("holdfast")
 MOST_CONNECTIONS = 500
 """One to each thread, or event loop, that calls. Beyond that callers go through Ray: an actor needs open files for
 other things."""
-
-_CREDENTIALS = struct.Struct("3i")
 
 Method = Callable[..., Awaitable[Any]]
 
@@ -40,7 +37,7 @@ class LocalService:
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
         self._methods = methods
-        self.address = f"\0holdfast-{os.getpid()}-{uuid.uuid4().hex}" if AVAILABLE else ""
+        self.address = local_peers.new_address() if AVAILABLE else ""
         self._opening = asyncio.Lock()
         self._server: asyncio.AbstractServer | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -55,17 +52,28 @@ class LocalService:
         if not self.address:
             return ""
         async with self._opening:
-            if self._server is None:
-                loop = asyncio.get_running_loop()
+            # Whatever clears away old temporary files may have taken its name.
+            if self._server is None or not os.path.exists(self.address):
+                loop, listening = asyncio.get_running_loop(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                try:
+                    local_peers.bind(listening, self.address, listen=True)
+                except OSError as error:
+                    listening.close()
+                    log.warning("local.not_listening address=%s error=%s", self.address, error)
+                    return ""
+                if self._server is not None:
+                    self._server.close()
                 self._server = await loop.create_unix_server(
-                    lambda: _Connection(loop, self._begin, self._connections), self.address
+                    lambda: _Connection(loop, self._begin, self._connections), sock=listening
                 )
+                local_peers.clear_dead(self.address)
         return self.address
 
     def close(self) -> None:
         """Answer nobody any more: who waits is sent another way."""
         if self._server is not None:
             self._server.close()
+            local_peers.release(self.address, os.getpid())
         for connection in self._connections:
             connection.break_off()
 
@@ -103,16 +111,15 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        try:
+            local_peers.check_peer(transport.get_extra_info("socket"))
+        except PermissionError:
+            transport.abort()
+            return
         if len(self._others) >= MOST_CONNECTIONS:
             transport.abort()
             return
         self._others.add(self)
-        peer = transport.get_extra_info("socket")
-        raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        _, user, _ = _CREDENTIALS.unpack(raw)
-        if user != os.getuid():
-            log.warning("a process of user %d asked for the platform of user %d, and is not heard", user, os.getuid())
-            transport.abort()
 
     def connection_lost(self, _: Exception | None) -> None:
         self._others.discard(self)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import time
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -171,7 +172,7 @@ class ManagementActor:
             raise
         self._folder, self._lock = folder, lock
         self._config = config = replace(config, storage=str(folder.path))
-        self._address = StorageAddress(str(folder.path), self._node_id, self._platform_id[-16:])
+        self._address = StorageAddress(str(folder.path), self._node_id, self._platform_id[-16:], os.geteuid())
         for number in range(config.executors):
             name = names.executor_name(number)
             self._executors[name] = self._executor(name)

@@ -34,11 +34,23 @@ class StorageAddress:
         path: Absolute, on the storage node.
         node_id: The storage node, hex.
         cluster: Random mark of this cluster, for keys of its objects.
+        user: Whose the platform's processes are; -1 when that is not said.
     """
 
     path: str
     node_id: str
     cluster: str
+    user: int = -1
+
+    @property
+    def of_this_user(self) -> bool:
+        """Whether this process may use the folder, and the actors' sockets: those of another user are closed to it."""
+        return self.user in (-1, os.geteuid())
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process is on the storage node, and may use what is there."""
+        return self.of_this_user and bool(ray.get_runtime_context().get_node_id() == self.node_id)
 
 
 def object_blob(group: str, key: str) -> str:
@@ -60,7 +72,7 @@ class StorageAccess:
 
     def __init__(self, address: StorageAddress) -> None:
         self.address = address
-        self.local = ray.get_runtime_context().get_node_id() == address.node_id and os.path.isdir(address.path)
+        self.local = address.is_here and os.path.isdir(address.path)
         self._blobs = BlobStore(os.path.join(address.path, "blobs")) if self.local else None
         self._code = CodeStore(os.path.join(address.path, "code")) if self.local else None
 

@@ -7,6 +7,7 @@ one begins. Nothing here decides what runs next: the executor says it.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -37,7 +38,7 @@ from holdfast.actors.logging_ahead import finished_task, log_ahead
 from holdfast.actors.nodes import TaskRefNode, is_actor_node, is_task
 from holdfast.actors.ray_repeats import refuse_repetition
 from holdfast.actors.reply_signals import signal_of_reply
-from holdfast.actors.storage_access import StorageAccess, access, object_blob, object_keys, portable
+from holdfast.actors.storage_access import StorageAccess, StorageAddress, access, object_blob, object_keys, portable
 from holdfast.actors.task_bundle import REPORTED, BundleReply, May, OpenBundle
 from holdfast.actors.task_call import Continued, Raised, Reply, Returned, TaskCall
 from holdfast.actors.task_context import TaskContext, running
@@ -58,6 +59,8 @@ from holdfast.storage.folder import StorageFolder
 from holdfast.storage.interface import KeyValueStore
 from holdfast.storage.payload import Payload
 from holdfast.storage.record_codec import Blob, Referring
+
+log = logging.getLogger("holdfast")
 
 PackedBundle: TypeAlias = tuple[str, str, Sequence[bytes]]
 """(Who sent it, where their executor answers on its machine, its tasks): see `_run_bundles`."""
@@ -104,8 +107,8 @@ def _run_bundles(owner: str, local_address: str, packed_calls: Sequence[bytes]) 
     _prepare(calls[0])
     executor, place, until_s, round_ = calls[0].executor, _place(), time.monotonic() + _STAYS_S, 0
     box = None
-    if _is_near(calls[0].storage.node_id):
-        box = BundleBox(owner, place)
+    if _is_near(calls[0].storage):
+        box = _box(owner, place)
         _addresses.know(executor, local_address)
     last = _Last()
     while True:
@@ -121,6 +124,15 @@ def _run_bundles(owner: str, local_address: str, packed_calls: Sequence[bytes]) 
         if not following:
             return BundleReply(replies=(), unbegun=(), round=round_)
         calls = [unpack_call(packed) for packed in following]
+
+
+def _box(owner: str, place: str) -> BundleBox | None:
+    try:
+        return BundleBox(owner, place)
+    except OSError as error:
+        # As on another machine: each task is reported before the next one.
+        log.warning("tasks.no_box error=%s", error)
+        return None
 
 
 @dataclass(slots=True)
@@ -206,7 +218,7 @@ _local = LocalCaller(_find_local_address, _addresses)
 
 def _ask(call: TaskCall, method: str, *arguments: Any) -> Any:
     """Ask the executor of a call, on the short way where there is one."""
-    if _is_near(call.storage.node_id):
+    if _is_near(call.storage):
         with suppress(NotHereError):
             return _local.call(call.executor, method, *arguments)
     return ray.get(getattr(_executor(call.executor), method).remote(*arguments))
@@ -244,9 +256,9 @@ def _report(call: TaskCall, reply: Reply) -> Sequence[TaskCall]:
 
 
 @lru_cache(maxsize=8)
-def _is_near(node_id: str) -> bool:
-    """Whether this process is on the node of the storage folder."""
-    return bool(ray.get_runtime_context().get_node_id() == node_id)
+def _is_near(storage: StorageAddress) -> bool:
+    """Whether this process is on the node of the storage folder, and may use it."""
+    return storage.is_here
 
 
 @lru_cache(maxsize=64)

@@ -24,7 +24,7 @@ def pack_call(call: TaskCall) -> bytes:
     return pickle.dumps(
         (
             (call.workflow_id, call.seq, call.group, call.task, call.attempt, call.hold, call.executor),
-            (storage.path, storage.node_id, storage.cluster),
+            (storage.path, storage.node_id, storage.cluster, storage.user),
             (node.task_id, node.kind.value, node.function, _pack_base(node.arguments)),
             (options.checkpoint, options.in_place, options.timeout_s, options.exception_filter),
             [_pack_value(value) for value in call.values],

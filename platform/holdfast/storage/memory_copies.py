@@ -12,13 +12,15 @@ import logging
 import os
 import secrets
 import shutil
-import stat
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from holdfast.storage import own_files
+from holdfast.storage.own_files import is_own_folder
 
 log = logging.getLogger("holdfast")
 
@@ -70,7 +72,7 @@ class MemoryCopies:
     def _copy(self, group: str, name: str, pieces: Sequence[memoryview]) -> None:
         unfinished = self._folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
         try:
-            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = own_files.create_file(unfinished)
             try:
                 for piece in pieces:
                     _write(descriptor, piece)
@@ -91,12 +93,11 @@ class MemoryCopies:
             return None
         path = self._path(group, name)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = own_files.open_own(path)
             path.unlink()
         except OSError:
             return None
-        found = os.fstat(descriptor)
-        if stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and found.st_size == size:
+        if os.fstat(descriptor).st_size == size:
             return descriptor
         os.close(descriptor)
         return None
@@ -116,7 +117,7 @@ class MemoryCopies:
         """Forget those that have been kept for their time, of all folders of this user: who made them may be gone."""
         before_unix_s = time.time() - KEPT_S
         for folder in _MEMORY.glob(f"{_mine()}*"):
-            if _is_own(folder):
+            if is_own_folder(folder):
                 _drop_before(folder, before_unix_s)
                 with suppress(OSError):
                     # One that is not empty stays.
@@ -134,11 +135,11 @@ class MemoryCopies:
         if not sys.platform.startswith("linux"):
             return False
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            own_files.make_folder(self._folder)
             memory = os.statvfs(_MEMORY)
         except OSError:
             return False
-        if not _is_own(self._folder):
+        if not is_own_folder(self._folder):
             return False
         most = min(MOST_BYTES, memory.f_blocks * memory.f_frsize // 16)
         # Others, as Ray's object store, count on the rest.
@@ -156,16 +157,7 @@ class MemoryCopies:
 
 
 def _mine() -> str:
-    return f"holdfast-{os.getuid()}-blobs-"
-
-
-def _is_own(folder: Path) -> bool:
-    """Whether a folder is one that this user has made, and nobody else can write: a name says nothing."""
-    try:
-        found = folder.lstat()
-    except FileNotFoundError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return f"holdfast-{os.geteuid()}-blobs-"
 
 
 def _drop_before(folder: Path, unix_s: float) -> None:
