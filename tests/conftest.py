@@ -35,7 +35,7 @@ os.mkdir(os.path.join(_RAY_FOLDER, "ray"))
 _SHARING: set[ModuleType] = set()
 
 # Folders of files that take long.
-_LONG = ("recovery", "kafka", "examples", "integration", "simulation")
+_LONG = ("recovery", "kafka", "examples", "integration", "kept", "simulation")
 
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
