@@ -239,6 +239,13 @@ class TestPlacesOfFiles:
         ]
         assert silent == []
 
+    def test_no_lower_bound_admits_a_version_with_a_published_flaw(self) -> None:
+        plan = (PROJECT / "pyproject.toml").read_text()
+        for package, good in {"orjson": (3, 11, 6)}.items():
+            bound = re.search(rf'"{package}(?:\[[^]]*\])?>=([\d.]+)', plan)
+            assert bound is not None, package
+            assert tuple(int(part) for part in bound[1].split(".")) >= good, package
+
     def test_no_module_is_a_drawer_for_leftovers(self) -> None:
         drawers = [
             str(path.relative_to(PROJECT))

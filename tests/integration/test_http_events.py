@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import socket
 import subprocess
 import sys
 import urllib.parse
@@ -42,6 +45,36 @@ def post(port: int) -> Callable[..., Answer]:
         return call(url(port, workflow_id, below), body, **headers)
 
     return send
+
+
+JSON = "Content-Type: application/json"
+
+
+def started(port: int, sent: bytes) -> socket.socket:
+    """A connection on which so much has been sent."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    connection.sendall(sent)
+    return connection
+
+
+def half_sent(port: int, workflow_id: str, below: str) -> socket.socket:
+    """A connection on which a body has begun."""
+    head = f"POST {below}/send_event/{workflow_id} HTTP/1.1\r\nHost: localhost\r\n{JSON}\r\nContent-Length: 100\r\n\r\n"
+    return started(port, head.encode() + b'{"event_key": ')
+
+
+def answered(connection: socket.socket) -> int:
+    """The status that a request on a connection is answered with."""
+    with connection.makefile("rb") as answer:
+        return int(answer.readline().split()[1])
+
+
+def bare_post(port: int, workflow_id: str, *headers: str, payload: Any = 1, below: str = "/event") -> int:
+    """The status of a POST with no other headers than these."""
+    body = json.dumps({"event_key": "k", "event_payload": payload}).encode()
+    lines = (f"POST {below}/send_event/{workflow_id} HTTP/1.1", *headers, f"Content-Length: {len(body)}", "", "")
+    with started(port, "\r\n".join(lines).encode() + body) as connection:
+        return answered(connection)
 
 
 def url(port: int, workflow_id: str, below: str = "/event") -> str:
@@ -164,6 +197,11 @@ class TestRefusals:
             (b"", ["body"]),
             (b"[" * 100_000, ["body"]),
             (b'{"event_key": "k", "event_payload": NaN}', ["body"]),
+            (b'{"event_key": "k", "event_payload": -Infinity}', ["body"]),
+            (b'{"event_key": "k", "event_payload": 1e999}', ["body"]),
+            (b'{"event_key": "k", "event_payload": {"a": ["\\udc00"]}}', ["body", "event_payload"]),
+            (b'{"event_key": "k", "event_payload": {"a": 1, "b": 2, "a": 1}}', ["body"]),
+            (b'{"event_key": "k", "event_payload": 1, "event_key": "l"}', ["body"]),
             (b"[1]", ["body"]),
             (b'{"event_payload": 1}', ["body", "event_key"]),
             (b'{"event_key": "k"}', ["body", "event_payload"]),
@@ -188,6 +226,59 @@ class TestRefusals:
         assert call(url(port, wid), body, content_type="application/x-www-form-urlencoded").status == 415
         for accepted in ("application/json; charset=utf-8", "application/cloudevents+json"):
             assert call(url(port, "nobody"), body, content_type=accepted).status == 404
+
+    def test_a_body_without_a_content_type_is_415_as_a_web_page_can_send_it(self, port, wid) -> None:
+        assert bare_post(port, wid, "Host: localhost") == 415
+        assert bare_post(port, wid, "Host: localhost", "Content-Type: text/plain;application/json") == 415
+        assert bare_post(port, wid, "Host: localhost", "Content-Type: text/plain", JSON) == 415
+        assert bare_post(port, "nobody", "Host: localhost", JSON) == 404
+
+    def test_a_foreign_host_or_origin_is_403_and_leaves_no_event(self, port, wid) -> None:
+        reference = workflow.run_async(event("k"), workflow_id=wid)
+        own = f"Host: 127.0.0.1:{port}"
+        assert bare_post(port, wid, "Host: evil.example", JSON) == 403
+        assert bare_post(port, wid, f"Host: evil.example:{port}", JSON, f"Origin: http://evil.example:{port}") == 403
+        assert bare_post(port, wid, own, JSON, "Origin: https://evil.example") == 403
+        assert bare_post(port, wid, own, JSON, "Origin: null") == 403
+        assert bare_post(port, wid, own, JSON, f"Origin: http://127.0.0.1:{port}", payload=7) == 200
+        assert ray.get(reference, timeout=30) == ("k", 7)
+
+    def test_hosts_and_origins_that_are_given_may_post(self, port, wid) -> None:
+        given = {"allowed_hosts": ["events.example"], "allowed_origins": ["https://shop.example"]}
+        serve.run(HTTPEventProvider.bind(**given), name="known", route_prefix="/known")
+        try:
+            headers = ("Host: events.example", JSON, "Origin: https://shop.example")
+            assert bare_post(port, "nobody", *headers, below="/known") == 404
+            assert bare_post(port, "nobody", "Host: other.example", JSON, below="/known") == 403
+            asked = call(
+                url(port, wid, "/known"),
+                method="OPTIONS",
+                origin="https://shop.example",
+                access_control_request_method="POST",
+            )
+            assert asked.status == 204
+            assert asked.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+            assert "content-type" in asked.headers["Access-Control-Allow-Headers"]
+            assert call(url(port, wid), method="OPTIONS", origin="https://shop.example").status == 403
+        finally:
+            serve.delete("known")
+
+    def test_half_sent_bodies_are_408_and_hold_up_nobody(self, port, post, wid) -> None:
+        serve.run(HTTPEventProvider.bind(body_within_s=2.0), name="hasty", route_prefix="/hasty")
+        try:
+            with contextlib.ExitStack() as sockets:
+                slow = [sockets.enter_context(half_sent(port, wid, "/hasty")) for _ in range(1100)]
+                assert post("nobody", "k", 1, below="/hasty").status == 404
+                assert {answered(one) for one in slow} == {408}
+            assert post("nobody", "k", 1, below="/hasty").status == 404
+        finally:
+            serve.delete("hasty")
+
+    def test_half_sent_heads_hold_up_nobody(self, port, post) -> None:
+        with contextlib.ExitStack() as sockets:
+            for _ in range(1100):
+                sockets.enter_context(started(port, b"POST /event/send_event/x HTTP/1.1\r\nHost: localh"))
+            assert post("nobody", "k", 1).status == 404
 
     def test_a_body_above_the_limit_is_413_however_it_is_sent(self, port, post, wid) -> None:
         reference = workflow.run_async(event("k"), workflow_id=wid)
@@ -321,7 +412,18 @@ class TestToken:
             EventProvider()
 
 
-@pytest.mark.parametrize("wrong", [{"most_bytes": 0}, {"most_bytes": True}, {"handled_within_s": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"most_bytes": 0},
+        {"most_bytes": True},
+        {"handled_within_s": 0.0},
+        {"handled_within_s": float("inf")},
+        {"body_within_s": float("nan")},
+        {"bodies_at_once": 1000},
+        {"allowed_hosts": "localhost"},
+    ],
+)
 def test_limits_out_of_range_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         EventProvider(**wrong)

@@ -63,6 +63,16 @@ EXAMPLES: dict[type[BaseException], tuple[tuple[Any, ...], tuple[str, ...]]] = {
     ),
     errors.TaskError: (("shop.Broke", "no money", "Traceback ..."), ("shop.Broke", "no money", "args")),
     errors.StepNotPicklableError: (("charge",), ("charge", ".step(")),
+    errors.InvalidNumberError: (
+        ("timeout_s", "a number of seconds above 0", "nan"),
+        ("timeout_s must be a number of seconds above 0, not nan",),
+    ),
+    errors.NotANumberError: (
+        ("timeout_s", "a number of seconds above 0", "Decimal('1')"),
+        ("timeout_s must be a number of seconds above 0, not Decimal('1')", "float(...)"),
+    ),
+    errors.MetadataTooLargeError: (("metadata", 70_000, 65_536), ("metadata", "70,000", "65,536", "elsewhere")),
+    errors.NotJsonError: (("metadata['a']", "is nan"), ("metadata['a'] is nan",)),
     errors.SecretMissingError: (("the file /run/p", "it is empty"), ("the file /run/p", "it is empty")),
     errors.KafkaNotReachedError: (
         ("default", "a:9092", "it refuses the user 'shop'", "Check the password."),

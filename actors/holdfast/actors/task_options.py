@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
-import orjson
 import ray.cloudpickle
 from ray.remote_function import RemoteFunction
 
 from holdfast.actors.code import dump_code
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.retry import RetryBudget, RetryPolicy
+from holdfast.storage.strict_json import check_metadata
 
 ACCEPTED = (
     "task_id",
@@ -188,7 +188,7 @@ def _check_one(key: str, value: Any) -> Any:
         if not isinstance(value, str) or not value or not _is_text(value):
             problem = "must be a non-empty string of valid text"
     elif key == "metadata":
-        return _check_metadata(value)
+        return check_metadata(value)
     elif key in ("catch_exceptions", "checkpoint", "allow_inplace"):
         if not isinstance(value, bool):
             problem = "must be True or False"
@@ -217,17 +217,6 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _check_metadata(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"metadata must be a dict, not {type(value).__name__}: {value!r}")
-    try:
-        # A snapshot as it will be read back: later changes of the user's dict are not meant.
-        snapshot: dict[str, Any] = orjson.loads(orjson.dumps(value))
-    except TypeError as error:
-        raise ValueError(f"metadata must be JSON (string keys, plain values): {error}") from error
-    return snapshot
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from holdfast.engine.redaction import redact
 from holdfast.engine.selectors import Scalar, Selector
 from holdfast.listeners.interface import EventListener, Stream
 from holdfast.listeners.kafka_message import KafkaMessage
@@ -109,10 +110,10 @@ def source_name(cluster: str, topic: str) -> str:
     """
     for what, name, legal, longest in (("topic", topic, _TOPIC, 249), ("cluster", cluster, _CLUSTER, 100)):
         if not isinstance(name, str):
-            raise TypeError(f"the {what} of a KafkaListener must be a string, not {name!r}")
+            raise TypeError(f"the {what} of a KafkaListener must be a string, not {redact(name)!r}")
         if not legal.fullmatch(name) or name in (".", ".."):
             raise ValueError(
-                f"{name!r:.300} cannot be the name of a {what}: "
+                f"{redact(name)!r:.300} cannot be the name of a {what}: "
                 f"1 to {longest} letters, digits, dots, dashes and underscores"
             )
     return f"{KIND}/{cluster}/{topic}"

@@ -7,7 +7,6 @@ in the process that connects.
 
 from __future__ import annotations
 
-import math
 import os
 import ssl
 from collections.abc import Callable, Mapping
@@ -16,6 +15,8 @@ from typing import Any, TypeAlias
 
 from aiokafka.abc import AbstractTokenProvider
 
+from holdfast.engine.given_numbers import check_number, check_whole
+from holdfast.engine.redaction import redact
 from holdfast.listeners.kafka import source_name
 from holdfast.listeners.secrets import SecretReference, parse_secret
 from holdfast.storage.event_store import DEFAULT_RETENTION_BYTES, DEFAULT_RETENTION_S
@@ -107,7 +108,8 @@ class KafkaSettings:
         unknown = [key for key in given if key not in known]
         if unknown:
             raise ValueError(
-                f"the Kafka connection {name!r} has no setting {unknown[0]!r}. There are: {', '.join(sorted(known))}."
+                f"the Kafka connection {name!r} has no setting {redact(unknown[0])!r}. "
+                f"There are: {', '.join(sorted(known))}."
             )
         checked: dict[str, Any] = {"group_id": f"holdfast-{name}"}
         for key, value in given.items():
@@ -262,19 +264,25 @@ _Check: TypeAlias = Callable[[str, Any], Any]
 
 def _text(what: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{what} must be a text that is not empty, not {value!r}")
+        raise ValueError(f"{what} must be a text that is not empty, not {redact(value)!r}")
     return value
 
 
 def _servers(what: str, value: Any) -> str:
     listed = value.split(",") if isinstance(value, str) else value
     if not isinstance(listed, list | tuple) or not all(isinstance(server, str) for server in listed):
-        raise ValueError(f'{what} must be a text like "host1:9092,host2:9092", or a list, not {value!r}')
+        raise ValueError(f'{what} must be a text like "host1:9092,host2:9092", or a list, not {redact(value)!r}')
+    if any("@" in server for server in listed):
+        # The whole of it: a password may hold a comma, too.
+        raise ValueError(
+            f'{what} holds {redact(",".join(listed))!r}, which is not "host:port": the user and the password are '
+            "sasl_plain_username and sasl_plain_password"
+        )
     servers = [server.strip() for server in listed]
     for server in servers:
         host, _, port = server.rpartition(":")
-        if not host or not port.isdigit() or "/" in server or "@" in server:
-            raise ValueError(f'{what} holds {server!r}, which is not "host:port"')
+        if not host or not port.isdecimal() or "/" in server or int(port) > 65_535:
+            raise ValueError(f'{what} holds {redact(server)!r}, which is not "host:port"')
     return ",".join(servers)
 
 
@@ -285,7 +293,7 @@ def _optional(check: _Check) -> _Check:
 def _one_of(*allowed: str) -> _Check:
     def check(what: str, value: Any) -> str:
         if value not in allowed:
-            raise ValueError(f"{what} must be one of {', '.join(allowed)}, not {value!r}")
+            raise ValueError(f"{what} must be one of {', '.join(allowed)}, not {redact(value)!r}")
         return str(value)
 
     return check
@@ -293,20 +301,20 @@ def _one_of(*allowed: str) -> _Check:
 
 def _truth(what: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{what} must be True or False, not {value!r}")
+        raise ValueError(f"{what} must be True or False, not {redact(value)!r}")
     return value
 
 
 def _seconds(what: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{what} must be a number of seconds above 0, not {value!r}")
-    return float(value)
+    return check_number(what, value, above=True)
+
+
+def _age(what: str, value: Any) -> float:
+    return check_number(what, value, above=True, infinite="None for no limit")
 
 
 def _bytes(what: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{what} must be a whole number of bytes above 0, not {value!r}")
-    return value
+    return check_whole(what, value, least=1, unit="bytes")
 
 
 _CHECKS: dict[str, _Check] = {
@@ -326,7 +334,7 @@ _CHECKS: dict[str, _Check] = {
     "isolation_level": _one_of(*_ISOLATION),
     "on_offset_out_of_range": _one_of(*_POLICIES),
     "max_message_bytes": _bytes,
-    "retention_s": _optional(_seconds),
+    "retention_s": _optional(_age),
     "retention_bytes": _optional(_bytes),
     "request_timeout_s": _seconds,
     "stall_s": _seconds,

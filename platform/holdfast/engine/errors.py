@@ -372,6 +372,50 @@ class OutputNotAvailableError(WorkflowExecutionError, ValueError):
         return f"Workflow[id={self.workflow_id}] has no such output. {self.detail}"
 
 
+class InvalidNumberError(HoldfastError, ValueError):
+    """A number is out of range, or none that can be counted with (NaN, infinity)."""
+
+    def __init__(self, parameter: str, rule: str, shown: str) -> None:
+        super().__init__(parameter, rule, shown)
+        self.parameter, self.rule, self.shown = parameter, rule, shown
+
+    def __str__(self) -> str:
+        return f"{self.parameter} must be {self.rule}, not {self.shown}"
+
+
+class NotANumberError(InvalidNumberError, TypeError):
+    """A number is asked for, and something of another type was given. Both a TypeError and a ValueError."""
+
+    def __str__(self) -> str:
+        converted = " (convert it: int(...), float(...))" if "(" in self.shown else ""
+        return f"{super().__str__()}{converted}"
+
+
+class MetadataTooLargeError(HoldfastError, ValueError):
+    """User metadata is larger than what is kept with a workflow, task, schedule or call."""
+
+    def __init__(self, parameter: str, nbytes: int, limit: int) -> None:
+        super().__init__(parameter, nbytes, limit)
+        self.parameter, self.nbytes, self.limit = parameter, nbytes, limit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.parameter} has {self.nbytes:,} bytes as JSON, and {self.limit:,} are taken: "
+            "store what is larger elsewhere, and give its name"
+        )
+
+
+class NotJsonError(HoldfastError, ValueError):
+    """A value, or a text, is not JSON as Holdfast takes it."""
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(where, problem)
+        self.where, self.problem = where, problem
+
+    def __str__(self) -> str:
+        return f"{self.where} {self.problem}"
+
+
 class SecretMissingError(HoldfastError):
     """A secret that was given by reference is not where it should be."""
 

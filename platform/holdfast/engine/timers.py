@@ -5,12 +5,10 @@ Nothing here fires a timer; that a time has come is a signal to the run.
 
 from __future__ import annotations
 
+from holdfast.engine.given_numbers import FARTHEST_UNIX_S
 from holdfast.engine.live_task import LiveTask
 from holdfast.engine.records import TaskWaiting, TimerCleared, TimerSet
 from holdfast.engine.step import Step
-
-FARTHEST_UNIX_S = 253_370_764_800.0
-"""The year 9999: what waits longer waits until then, since no calendar goes further."""
 
 CLOCK_GRAIN_S = 1e-6
 """The index of due times counts in microseconds: a timer may come this much before the float that asked for it."""

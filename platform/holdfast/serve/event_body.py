@@ -1,27 +1,17 @@
-"""The body of a posted event: read up to a limit, and checked field by field."""
+"""The body of a posted event: what it has to say it is, and what its fields are."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from starlette.requests import Request
 
-
-class RefusedError(Exception):
-    """A request that is not taken; says what to answer.
-
-    Attributes:
-        status: The HTTP status.
-        detail: What is wrong, and where, in the form FastAPI uses.
-        headers: Headers of the answer.
-    """
-
-    def __init__(self, status: int, detail: Any, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(status, detail, headers)
-        self.status, self.detail, self.headers = status, detail, headers
+from holdfast.engine.errors import NotJsonError
+from holdfast.serve.body_reading import BodyReader
+from holdfast.serve.refusing import RefusedError, wrong_field
+from holdfast.storage.strict_json import parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,56 +27,35 @@ class PostedEvent:
     payload: Any
 
 
-def wrong_field(kind: str, message: str, *where: str) -> RefusedError:
-    """422 for one field.
-
-    Args:
-        kind: A word for programs.
-        message: What is wrong with it, for people.
-        *where: The way to it: "body", then the field.
-    """
-    return RefusedError(422, [{"type": kind, "loc": list(where), "msg": message}])
-
-
-async def read_event(request: Request, most_bytes: int) -> PostedEvent:
+async def read_event(request: Request, reader: BodyReader) -> PostedEvent:
     """Read the body of a request.
 
     Args:
         request: The request; its body not read yet.
-        most_bytes: A longer one is refused, and not read to its end.
+        reader: Reads it.
 
     Raises:
-        RefusedError: 413, 415 or 422.
+        RefusedError: 408, 413, 415 or 422.
+
+    Semantics: a body has to be said to be JSON, since a web page can have a browser post anything else to anybody
+    without asking.
     """
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise RefusedError(415, f"an event is posted as application/json, not as {kind}")
-    return _parse(await _read(request, most_bytes))
+    kinds = [said.partition(";")[0].strip().lower() for said in request.headers.getlist("content-type")]
+    if len(kinds) != 1 or not _is_json(kinds[0]):
+        said = f"as {', '.join(kinds)}" if any(kinds) else "without a Content-Type"
+        raise RefusedError(415, f"an event is posted with Content-Type: application/json, not {said}")
+    return _parse(await reader.read(request))
 
 
-async def _read(request: Request, most_bytes: int) -> bytes:
-    said = request.headers.get("content-length", "")
-    if said.isdecimal() and int(said) > most_bytes:
-        raise _too_large(most_bytes)
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > most_bytes:
-            raise _too_large(most_bytes)
-    return bytes(body)
-
-
-def _too_large(most_bytes: int) -> RefusedError:
-    return RefusedError(
-        413, f"an event may have {most_bytes:,} bytes: store what is larger elsewhere, and post where it is"
-    )
+def _is_json(kind: str) -> bool:
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 def _parse(body: bytes) -> PostedEvent:
     try:
-        parsed = json.loads(body, parse_constant=_no_json_constant)
-    except (ValueError, RecursionError) as error:
-        raise wrong_field("json_invalid", f"the body is not JSON: {error}", "body") from error
+        parsed = parse(body, "the body")
+    except NotJsonError as error:
+        raise wrong_field("json_invalid", str(error), "body", *_field_of_no_text(body)) from error
     if not isinstance(parsed, dict):
         raise wrong_field("dict_type", f"the body must be a JSON object, not {type(parsed).__name__}", "body")
     for field in ("event_key", "event_payload"):
@@ -98,5 +67,16 @@ def _parse(body: bytes) -> PostedEvent:
     return PostedEvent(key=key, payload=parsed["event_payload"])
 
 
-def _no_json_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def _field_of_no_text(body: bytes) -> list[str]:
+    """The field that holds half of a surrogate pair, where that is what is wrong."""
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    if isinstance(parsed, dict):
+        for field in ("event_key", "event_payload"):
+            try:
+                json.dumps(parsed.get(field), ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                return [field]
+    return []

@@ -7,11 +7,11 @@ disk, so it can be killed, scaled and started again at any time.
 from __future__ import annotations
 
 import asyncio
-import math
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from ray import serve
 from ray.exceptions import RayActorError
 
@@ -25,9 +25,13 @@ from holdfast.engine.errors import (
     WorkflowEndedError,
     WorkflowNotFoundError,
 )
+from holdfast.engine.given_numbers import check_number, check_whole
 from holdfast.listeners.http import EVENT_PROVIDER
 from holdfast.serve.bearer_token import TOKEN_VARIABLE, configured_token, is_authorized
-from holdfast.serve.event_body import RefusedError, read_event, wrong_field
+from holdfast.serve.body_reading import BodyReader
+from holdfast.serve.event_body import read_event
+from holdfast.serve.refusing import RefusedError, wrong_field
+from holdfast.serve.request_guard import RequestGuard
 from holdfast.workflow.api import event_request
 
 __all__ = ["HTTPEventProvider"]
@@ -37,6 +41,9 @@ _app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
 _MOST_BYTES = 1024 * 1024
 _HANDLED_WITHIN_S = 60.0
+_BODY_WITHIN_S = 10.0
+_BODIES_AT_ONCE = 512
+_MOST_REQUESTS = 1000
 
 
 @_app.exception_handler(RefusedError)
@@ -52,9 +59,17 @@ class EventProvider:
         handled_within_s: Seconds that a listener with an `event_checkpointed` of its own may take before the answer
             is 504; the event is durable then all the same.
         token_required: Refuse to start where `HOLDFAST_HTTP_TOKEN` is not set: it was where this was started from.
+        body_within_s: Seconds that a body may take; else it is answered 408.
+        bodies_at_once: How many bodies are read at the same time, 999 at most, so that Serve has places for others.
+            When more come, the one that has taken longest is answered 408.
+        allowed_hosts: Names under which events may be posted, beside loopback names and the address of the server:
+            `events.example.com`, `*.example.com`, or `*` for any. Another `Host` is answered 403. With a token, and
+            none given, any is good.
+        allowed_origins: Origins of web pages that may post, as `https://shop.example.com`, or `*`. Those of another
+            host than the one they post to are answered 403.
 
     Raises:
-        ValueError: A limit out of range, or the token is empty.
+        ValueError: A limit out of range, a host or an origin that is none, or the token is empty.
         RuntimeError: A token is required and there is none.
 
     Semantics: docs/semantics.md, "Events over HTTP".
@@ -65,13 +80,20 @@ class EventProvider:
         most_bytes: int = _MOST_BYTES,
         handled_within_s: float = _HANDLED_WITHIN_S,
         token_required: bool = False,
+        *,
+        body_within_s: float = _BODY_WITHIN_S,
+        bodies_at_once: int = _BODIES_AT_ONCE,
+        allowed_hosts: Sequence[str] = (),
+        allowed_origins: Sequence[str] = (),
     ) -> None:
-        if isinstance(most_bytes, bool) or not isinstance(most_bytes, int) or most_bytes < 1:
-            raise ValueError(f"most_bytes must be a whole number of at least 1, not {most_bytes!r}")
-        if not (math.isfinite(handled_within_s) and handled_within_s > 0):
-            raise ValueError(f"handled_within_s must be a number of seconds above 0, not {handled_within_s!r}")
-        self._most_bytes, self._handled_within_s = most_bytes, handled_within_s
+        self._handled_within_s = check_number("handled_within_s", handled_within_s, above=True)
+        self._reader = BodyReader(
+            most_bytes=check_whole("most_bytes", most_bytes, least=1, unit="bytes"),
+            within_s=check_number("body_within_s", body_within_s, above=True),
+            at_once=check_whole("bodies_at_once", bodies_at_once, least=1, most=_MOST_REQUESTS - 1),
+        )
         self._token = configured_token()
+        self._guard = RequestGuard(allowed_hosts, allowed_origins, token_required=self._token is not None)
         if token_required and self._token is None:
             raise RuntimeError(
                 f"{TOKEN_VARIABLE} is set where the events were started from, but not in the replica's environment: "
@@ -87,16 +109,35 @@ class EventProvider:
         Returns:
             200 once the event is durable, or once its listener has reported well; else what docs/semantics.md says.
         """
+        self._guard.check(request)
         if not is_authorized(request.headers.get("authorization"), self._token):
             raise RefusedError(401, "a bearer token is required", {"WWW-Authenticate": "Bearer"})
         idempotency_key = request.headers.get("idempotency-key")
         if idempotency_key is not None and not idempotency_key.strip():
             raise wrong_field("string_too_short", "Idempotency-Key is empty", "header", "Idempotency-Key")
-        event = await read_event(request, self._most_bytes)
+        event = await read_event(request, self._reader)
         accepted = await self._take(workflow_id, event.key, event.payload, idempotency_key)
         if not accepted.handled:
             raise RefusedError(500, f"the listener of workflow {workflow_id!r} reported that it could not take it")
-        return JSONResponse({"workflow_id": workflow_id, "event_key": event.key, "repeated": not accepted.fresh})
+        return JSONResponse(
+            {"workflow_id": workflow_id, "event_key": event.key, "repeated": not accepted.fresh},
+            headers=self._guard.answer_headers(request.headers),
+        )
+
+    @_app.options("/send_event/{workflow_id:path}")
+    @_app.options("/event/send_event/{workflow_id:path}")
+    async def allow_page(self, workflow_id: str, request: Request) -> Response:
+        """Answer a browser that asks whether a page of another origin may post: those of `allowed_origins` may."""
+        del workflow_id  # every workflow is asked for alike
+        self._guard.check(request)
+        found = self._guard.answer_headers(request.headers)
+        if not found:
+            raise RefusedError(405, "an event is posted", {"Allow": "POST"})
+        asked = {
+            "Access-Control-Allow-Methods": "POST",
+            "Access-Control-Allow-Headers": "authorization, content-type, idempotency-key",
+        }
+        return Response(status_code=204, headers={**found, **asked})
 
     @_app.get("/send_event")
     @_app.get("/event/send_event")
@@ -174,6 +215,6 @@ def _request(workflow_id: str, key: str, payload: Any, idempotency_key: str | No
 
 
 HTTPEventProvider: Any = serve.deployment(
-    name=EVENT_PROVIDER, ray_actor_options={"num_cpus": 0}, max_ongoing_requests=1000
+    name=EVENT_PROVIDER, ray_actor_options={"num_cpus": 0}, max_ongoing_requests=_MOST_REQUESTS
 )(serve.ingress(_app)(EventProvider))
 """`serve.run(HTTPEventProvider.bind(), name=..., route_prefix="/event")`; arguments of `bind`: see EventProvider."""

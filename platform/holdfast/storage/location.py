@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 import platformdirs
 
+from holdfast.engine.redaction import redact
+
 ENVIRONMENT_VARIABLE = "HOLDFAST_STORAGE"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -38,10 +40,14 @@ def parse_location(location: str | os.PathLike[str] | None) -> Path:
     scheme = _SCHEME.match(text)
     if scheme:
         if scheme[1].lower() != "file":
-            raise ValueError(f"storage {text!r}: scheme {scheme[1]!r} is not known; give a local path or a file:// URI")
+            raise ValueError(
+                f"storage {redact(text)!r}: scheme {scheme[1]!r} is not known; give a local path or a file:// URI"
+            )
         host, slash, rest = text[scheme.end() :].partition("/")
         if host not in ("", "localhost") or not slash or not rest:
-            raise ValueError(f"storage {text!r}: give an absolute path on this host, as in file:///srv/holdfast")
+            raise ValueError(
+                f"storage {redact(text)!r}: give an absolute path on this host, as in file:///srv/holdfast"
+            )
         text = "/" + unquote(rest)
     if not text.strip() or "\0" in text:
         raise ValueError(f"storage {text!r} is not a path; give a local path or a file:// URI")

@@ -28,7 +28,8 @@ from holdfast.actors.virtual.definition import ActorMethod, split_options
 from holdfast.actors.virtual.event_rules import MethodRule, called_by
 from holdfast.engine.graph import Graph, NodeSpec
 from holdfast.listeners.interface import EventListener, conversion_of
-from holdfast.workflow.api import accepted, ask, check_metadata, check_workflow_id, with_platform
+from holdfast.storage.strict_json import check_metadata
+from holdfast.workflow.api import accepted, ask, check_workflow_id, with_platform
 from holdfast.workflow.event_streams import id_template, stream_of
 from holdfast.workflow.platform import get_platform
 from holdfast.workflow.virtual_actors import VirtualActorClass, class_request

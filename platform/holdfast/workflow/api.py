@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
-import orjson
 import ray
 from ray.exceptions import RayActorError, RaySystemError, RayTaskError
 
@@ -36,6 +35,7 @@ from holdfast.engine.errors import (
 )
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.listeners.http import SOURCE
+from holdfast.storage.strict_json import check_metadata
 from holdfast.workflow import actor_administration
 from holdfast.workflow.metadata import task_metadata, workflow_metadata
 from holdfast.workflow.platform import get_platform
@@ -486,23 +486,6 @@ def _is_text(given: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def check_metadata(metadata: Any) -> dict[str, Any]:
-    """Usable user metadata.
-
-    Raises:
-        ValueError: Not a dict, or not JSON.
-    """
-    if metadata is None:
-        return {}
-    if not isinstance(metadata, dict):
-        raise ValueError(f"metadata must be a dict, not {type(metadata).__name__}: {metadata!r}")
-    try:
-        checked: dict[str, Any] = orjson.loads(orjson.dumps(metadata))
-    except TypeError as error:
-        raise ValueError(f"metadata must be JSON (string keys, plain values): {error}") from error
-    return checked
 
 
 def submit_request(

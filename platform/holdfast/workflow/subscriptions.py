@@ -20,8 +20,9 @@ from holdfast.actors.task_runner import settle_arguments
 from holdfast.actors.values import set_cluster_nonce
 from holdfast.actors.virtual.requests import HEARING
 from holdfast.listeners.interface import EventListener, conversion_of
+from holdfast.storage.strict_json import check_metadata
 from holdfast.workflow.actor_events import Hearing, hearing
-from holdfast.workflow.api import accepted, ask, check_metadata, check_workflow_id
+from holdfast.workflow.api import accepted, ask, check_workflow_id
 from holdfast.workflow.event_streams import id_template, stream_of
 from holdfast.workflow.platform import get_platform
 
@@ -138,6 +139,7 @@ def on_event(
     if create is not None or options is not None:
         raise TypeError("create= and options= of on_event are for methods of virtual actors, with actor_id=")
     source, selector = stream_of(listener_class, args, kwargs)
+    user_metadata = check_metadata(metadata)
     function = _remote(start, conversion_of(listener_class, args, kwargs))
     set_cluster_nonce(get_platform().address.cluster)
     draft = build(function.bind(None))
@@ -156,7 +158,7 @@ def on_event(
         code=code,
         id_template=template or ("" if id_function else _escaped(rule) + "-{event_id}"),
         id_function=id_function,
-        user_metadata=check_metadata(metadata),
+        user_metadata=user_metadata,
         environment=capture_environment(),
     )
     accepted(ask(rule, "subscribe", request))
