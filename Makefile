@@ -26,7 +26,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: guard scale help demo kafka test crash lint format types bench simulate clean compat compat-short
+.PHONY: guard scale help demo kafka test crash lint format types bench simulate cron clean compat compat-short
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ scale: $(STAMP) ## Run very large and deep workflows, and report time and memory
 
 simulate: $(STAMP) ## Run N=200000 random schedules of the engine
 	@$(BIN)/python -m tests.simulation --schedules $(N) --seed $(SEED)
+
+cron: $(STAMP) ## Compare N=200000 random cron texts with a walk of the clock
+	@$(BIN)/python -m tests.simulation.cron --expressions $(N) --seed $(SEED)
 
 clean: ## Remove what the other commands made
 	rm -rf $(VENV) .compat .demo .kafka .peers build dist benchmarks.jsonl

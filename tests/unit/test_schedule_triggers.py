@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from itertools import islice, pairwise
+from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from apscheduler.triggers.cron import CronTrigger
 
+from holdfast.listeners.cron import Cron
 from holdfast.listeners.schedule_triggers import Timing
 
 BERLIN = "Europe/Berlin"
@@ -36,17 +39,71 @@ def test_a_cron_text_is_read_in_its_time_zone() -> None:
     assert times(timing, utc(2026, 7, 1), 1) == ["2026-07-01T00:30:00"]
 
 
-def test_on_the_day_without_0230_it_comes_as_much_later_as_the_clocks_jump() -> None:
-    # At 01:00 UTC the clocks of Berlin go from 02:00 to 03:00; 02:30 is taken as if they had not: 03:30 summer time.
+def test_on_the_day_without_0230_it_comes_when_the_clocks_go_on() -> None:
+    # At 01:00 UTC the clocks of Berlin go from 02:00 to 03:00.
     timing = Timing.of(cron="30 2 * * *", timezone=BERLIN)
-    assert times(timing, utc(2027, 3, 27, 12), 2) == ["2027-03-28T01:30:00", "2027-03-29T00:30:00"]
-    assert timing.in_zone(utc(2027, 3, 28, 1, 30).timestamp()).strftime("%H:%M") == "03:30"
+    assert times(timing, utc(2027, 3, 27, 12), 2) == ["2027-03-28T01:00:00", "2027-03-29T00:30:00"]
+    assert timing.in_zone(utc(2027, 3, 28, 1).timestamp()).strftime("%H:%M") == "03:00"
 
 
-def test_on_the_day_with_two_of_0230_it_comes_twice() -> None:
+def test_several_times_that_are_left_out_come_once() -> None:
+    timing = Timing.of(cron="*/10 1-3 * * *", timezone=BERLIN)
+    found = times(timing, utc(2027, 3, 28, 0, 45), 3)
+    assert found == ["2027-03-28T00:50:00", "2027-03-28T01:00:00", "2027-03-28T01:10:00"]
+
+
+def test_on_the_day_with_two_of_0230_it_comes_the_first_time() -> None:
     timing = Timing.of(cron="30 2 * * *", timezone=BERLIN)
-    expected = ["2026-10-25T00:30:00", "2026-10-25T01:30:00", "2026-10-26T01:30:00"]
-    assert times(timing, utc(2026, 10, 24, 12), 3) == expected
+    assert times(timing, utc(2026, 10, 24, 12), 2) == ["2026-10-25T00:30:00", "2026-10-26T01:30:00"]
+    # From between the two, too: it has come.
+    assert times(timing, utc(2026, 10, 25, 1), 1) == ["2026-10-26T01:30:00"]
+
+
+@pytest.mark.parametrize("minute", ["0", "7", "59"])
+def test_with_every_hour_each_real_hour_has_its_times(minute: str) -> None:
+    timing = Timing.of(cron=f"{minute} * * * *", timezone=BERLIN)
+    for day in (utc(2026, 10, 24, 22), utc(2027, 3, 27, 22)):
+        found = [datetime.fromisoformat(one) for one in times(timing, day, 12)]
+        assert {(later - earlier).total_seconds() for earlier, later in pairwise(found)} == {3600.0}
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "after", "expected"),
+    [
+        ("0 0 * * *", BERLIN, (2027, 3, 28), (2027, 3, 29)),
+        ("0 0 1 * *", BERLIN, (2030, 3, 1), (2030, 4, 1)),
+        ("0 0 1 * *", "America/New_York", (2030, 3, 1), (2030, 4, 1)),
+        ("0 0 1 * *", "Europe/London", (2030, 3, 1), (2030, 4, 1)),
+        ("0 0 * * *", "America/Santiago", (2027, 9, 4), (2027, 9, 5, 1)),
+        ("0 0 * * *", "Asia/Beirut", (2027, 3, 27), (2027, 3, 28, 1)),
+        ("15 2 * * *", "Australia/Lord_Howe", (2026, 10, 3, 12), (2026, 10, 4, 2, 30)),
+        ("30 2 * * *", "Antarctica/Troll", (2027, 3, 27, 12), (2027, 3, 28, 3)),
+        ("0 12 30 12 *", "Pacific/Apia", (2011, 1, 1), (2011, 12, 31)),
+        ("0 12 * * fri", "Pacific/Apia", (2011, 12, 29), (2011, 12, 31)),
+        ("0,30 1,2,3 * * *", "Europe/Berlin", (2027, 3, 28, 1, 30), (2027, 3, 28, 3)),
+        ("0 0 29 feb *", "Asia/Kathmandu", (2096, 3, 1), (2104, 2, 29)),
+    ],
+)
+def test_no_time_is_lost_where_clocks_change(
+    cron: str, zone: str, after: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    here = ZoneInfo(zone)
+    timing = Timing.of(cron=cron, timezone=zone)
+    found = timing.next_after(datetime(*after, tzinfo=here).timestamp())  # type: ignore[misc, arg-type]
+    assert found is not None
+    assert timing.in_zone(found) == datetime(*expected, tzinfo=here)  # type: ignore[misc, arg-type]
+
+
+def test_intervals_and_dates_know_nothing_of_clocks_that_change() -> None:
+    begin = datetime(2027, 3, 28, 0, tzinfo=ZoneInfo(BERLIN)).timestamp()
+    timing = Timing.of(every_s=3600, timezone=BERLIN).anchored(begin)
+    at = begin
+    for number in range(1, 8_000):
+        later = timing.next_after(at)
+        assert later == begin + 3600 * number
+        at = later
+    gone = datetime(2027, 3, 28, 2, 30, tzinfo=ZoneInfo(BERLIN))
+    assert Timing.of(at=gone).next_after(0.0) == gone.timestamp()
 
 
 def test_every_half_hour_stays_every_half_hour_where_the_clocks_change() -> None:
@@ -75,6 +132,42 @@ def test_weekdays_are_counted_as_cron_counts_them(field: str, days: set[str]) ->
     timing = Timing.of(cron=f"0 0 * * {field}")
     found = times(timing, utc(2026, 1, 1), 2 * len(days))
     assert {datetime.fromisoformat(one).strftime("%a") for one in found} == days
+
+
+def test_names_of_months_go_with_steps_and_lists() -> None:
+    timing = Timing.of(cron="0 0 1 jan-jul/3,Oct *")
+    assert [one[5:7] for one in times(timing, utc(2026, 1, 2), 4)] == ["04", "07", "10", "01"]
+
+
+def test_the_last_day_of_a_month_has_a_name() -> None:
+    timing = Timing.of(cron="0 0 last * *")
+    assert [one[5:10] for one in times(timing, utc(2028, 1, 1), 3)] == ["01-31", "02-29", "03-31"]
+
+
+@pytest.mark.parametrize("field", ["minute", "hour", "day", "month"])
+def test_fields_are_read_as_apscheduler_reads_them(field: str) -> None:
+    """Texts that are stored were checked by it."""
+    lowest, highest = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12)}[field]
+    random = Random(field)
+    position = ("minute", "hour", "day", "month").index(field)
+    for _ in range(500):
+        first, last, step = (random.randint(max(0, lowest - 1), highest + 1) for _ in range(3))
+        one = random.choice(("{0}", "{0}-{1}", "{0}-{1}/{2}", "{0}/{2}", "*/{2}", "*", "{0},{1}", "last", "{0},*"))
+        text = one.format(first, last, step)
+        parts = ["*"] * 5
+        parts[position] = text
+        try:
+            trigger: Any = CronTrigger(timezone=timezone.utc, **{field: text})
+        except ValueError:
+            continue
+        (theirs,) = (one for one in trigger.fields if one.name == field)
+        # January has all days, and its last one is the 31st.
+        moments = [datetime(2027, **{"month": 1, "day": 1, field: value}) for value in range(lowest, highest + 1)]
+        values = {getattr(at, field) for at in moments if theirs.get_next_value(at) == getattr(at, field)}
+        ours = Cron.read(" ".join(parts))
+        read = {"minute": set(ours.minutes), "hour": set(ours.hours), "month": set(ours.months)}
+        read["day"] = set(ours.days) | ({31} if ours.last_day else set())
+        assert values == read[field], text
 
 
 def test_a_day_of_the_month_and_a_weekday_are_either_or_as_in_cron() -> None:
@@ -145,6 +238,10 @@ def test_the_anchor_is_no_part_of_what_the_user_gave() -> None:
         ({"cron": "61 * * * *"}, ValueError, "'61 .*cannot be read"),
         ({"cron": "* * * * 8"}, ValueError, "weekday 8"),
         ({"cron": "* * * * mon-"}, ValueError, "cannot be read"),
+        ({"cron": "* * * jan- *"}, ValueError, "month '' is not in 1 to 12"),
+        ({"cron": "* 24 * * *"}, ValueError, "hour '24' is not in 0 to 23"),
+        ({"cron": "* * * dec-jan *"}, ValueError, "month 'dec-jan' ends before it begins"),
+        ({"cron": "*/60 * * * *"}, ValueError, "minute '\\*/60' has a step"),
         ({"cron": "* * * * */0"}, ValueError, "cannot be read"),
         ({"cron": "0 0 30 2 *"}, ValueError, "never comes"),
         ({"cron": 5}, TypeError, "not 5"),

@@ -1,7 +1,8 @@
 """When a schedule is due: cron texts, intervals and dates, in time zones.
 
-APScheduler's triggers compute the times. Nothing of them is kept: a time is a function of the definition and of the
-time before it, so it is the same in every process and after every restart. Nothing here waits, or reads a clock.
+Cron texts are walked by `holdfast.listeners.cron`, intervals by APScheduler's trigger. Nothing of them is kept: a time
+is a function of the definition and of the time before it, so it is the same in every process and after every restart.
+Nothing here waits, or reads a clock.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from apscheduler.triggers.combining import OrTrigger
-from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
+
+from holdfast.listeners.cron import Cron
 
 _SHORTEST_S = 0.1
 _LONGEST_S = 1e9
 _LATEST = datetime(9999, 1, 1, tzinfo=fixed_zone.utc).timestamp()
 _LOOK_AHEAD = tuple(timedelta(seconds=seconds) for seconds in (1e-6, 1e-3, 1, 60, 3600, 86_400))
-_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _NICKNAMES = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
@@ -108,16 +108,20 @@ class Timing:
     def next_after(self, unix_s: float) -> float | None:
         """The first time after a time, in seconds since the epoch; None when there is none.
 
-        Semantics: a cron time that the clocks leave out comes as much later as they jump, a cron time that they go
-        through twice comes twice.
+        Semantics: a cron time that the clocks leave out comes when they go on, one that they show twice comes the first
+        time; with `*` for the hours each real hour has its times.
         """
         if self.at_unix_s is not None:
             # No detour by a calendar: it rounds to microseconds.
             return self.at_unix_s if self.at_unix_s > unix_s else None
+        if unix_s >= _LATEST:
+            return None
+        if self.cron:
+            return _cron(self.cron).next_after(max(unix_s, 0.0), _zone(self.timezone))
         moment = datetime.fromtimestamp(max(unix_s, 0.0), fixed_zone.utc)
-        # A time of day can be a moment that has just passed, where the clocks change: look on a little later.
+        # An interval is counted in microseconds: what is computed can be a moment that has just passed.
         for ahead in _LOOK_AHEAD:
-            found = _trigger(self).get_next_fire_time(None, moment + ahead)
+            found = _interval_trigger(self).get_next_fire_time(None, moment + ahead)
             if found is None:
                 return None
             due: float = found.timestamp()
@@ -139,79 +143,29 @@ class Timing:
 
 
 @lru_cache(maxsize=1024)
-def _trigger(timing: Timing) -> Any:
-    if timing.cron:
-        return _cron_trigger(timing.cron, _zone(timing.timezone))
+def _interval_trigger(timing: Timing) -> Any:
     assert timing.every_s is not None
     begin = 0.0 if timing.anchor_unix_s is None else timing.anchor_unix_s
     first = datetime.fromtimestamp(begin, fixed_zone.utc) + timedelta(seconds=timing.every_s)
     return IntervalTrigger(seconds=timing.every_s, start_date=first, timezone=fixed_zone.utc)
 
 
-def _cron_trigger(text: str, zone: Any) -> Any:
-    minute, hour, day, month, weekday = text.split()
-    weekdays = _weekday_names(weekday)
-
-    def trigger(day: str, day_of_week: str) -> CronTrigger:
-        return CronTrigger(
-            minute=minute, hour=hour, day=day, month=month, day_of_week=day_of_week, second="0", timezone=zone
-        )
-
-    if day.startswith("*") or weekday.startswith("*"):
-        return trigger(day, weekdays)
-    # As cron has it: with both given, either will do. APScheduler would want both.
-    return OrTrigger([trigger(day, "*"), trigger("*", weekdays)])
-
-
-def _weekday_names(field: str) -> str:
-    """Days of the week by name: cron counts them from Sunday, APScheduler from Monday."""
-    if field == "*":
-        return field
-    days: set[int] = set()
-    for part in field.lower().split(","):
-        days_of, _, step = part.partition("/")
-        first, dash, last = days_of.partition("-")
-        if days_of == "*":
-            begin, end = 0, 6
-        else:
-            begin = _weekday(first)
-            end = _weekday(last) if dash else (6 if step else begin)
-        if end < begin:
-            # "fri-sun": Sunday is the seventh day too.
-            end += 7
-        width = int(step) if step else 1
-        if width < 1:
-            raise ValueError(f"a step of {step!r}")
-        days |= {day % 7 for day in range(begin, end + 1, width)}
-    return ",".join(_WEEKDAYS[day] for day in sorted(days))
-
-
-def _weekday(text: str) -> int:
-    if text in _WEEKDAYS:
-        return _WEEKDAYS.index(text)
-    number = int(text)
-    if not 0 <= number <= 7:
-        raise ValueError(f"a weekday {number}")
-    return number
+@lru_cache(maxsize=1024)
+def _cron(text: str) -> Cron:
+    return Cron.read(text)
 
 
 def _checked_cron(text: Any) -> str:
     if not isinstance(text, str):
         raise TypeError(f"cron must be a text such as '30 2 * * *', not {text!r}")
     plain = " ".join(_NICKNAMES.get(text.strip().lower(), text).lower().split())
-    problem = ""
-    if len(plain.split(" ")) != 5:
-        problem = f"it has {len(plain.split())} fields"
-    else:
-        try:
-            _cron_trigger(plain, fixed_zone.utc)
-        except ValueError as error:
-            problem = str(error)
-    if problem:
+    try:
+        Cron.read(plain)
+    except ValueError as error:
         raise ValueError(
-            f"cron={text!r} cannot be read ({problem}): give minute, hour, day of month, month and day of week, "
+            f"cron={text!r} cannot be read ({error}): give minute, hour, day of month, month and day of week, "
             "such as '30 2 * * mon-fri'"
-        )
+        ) from None
     return plain
 
 
