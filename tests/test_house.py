@@ -15,8 +15,19 @@ from types import ModuleType
 
 import pytest
 
+from tests.made_files import made_files, made_files_under
+
 PROJECT = Path(__file__).resolve().parents[1]
 ROOTS = ("platform", "listeners", "actors")
+OWN_FILES = "platform/holdfast/storage/own_files.py"
+# With a mode that is given, or in a folder that is closed.
+MADE_ELSEWHERE = {
+    ("platform/holdfast/storage/lmdb_environment.py", "lmdb.Environment"),
+    ("actors/holdfast/actors/local_peers.py", "unbound.bind"),
+    ("actors/holdfast/actors/local_service.py", "loop.create_unix_server"),
+    ("actors/holdfast/actors/local_service.py", "holdfast.actors.local_peers.bind"),
+    ("actors/holdfast/actors/acknowledgements.py", "holdfast.actors.local_peers.bind"),
+}
 PUBLIC_PACKAGES = ("holdfast.serve", "holdfast.workflow", "holdfast.listeners", "holdfast.engine", "holdfast.storage")
 
 # An export is a decision: who adds a name to holdfast.workflow adds it here too, and to the changelog.
@@ -214,6 +225,66 @@ class TestPublicSurface:
     def test_the_http_event_provider_is_at_its_old_path(self) -> None:
         found = importlib.import_module("holdfast.workflow.http_event_provider")
         assert hasattr(found, "HTTPEventProvider")
+
+
+class TestOpenToOthers:
+    """What makes a file, a folder or a socket's name does so by `storage/own_files.py`, closed to other users."""
+
+    def test_nothing_else_makes_a_file_a_folder_or_the_name_of_a_socket(self) -> None:
+        found = {
+            (str(path.relative_to(PROJECT)), name)
+            for path, _, name in made_files_under(*(PROJECT / root for root in ROOTS))
+            if path != PROJECT / OWN_FILES
+        }
+        assert found == MADE_ELSEWHERE
+
+    def test_what_makes_them_gives_the_mode_by_itself(self) -> None:
+        calls = [name for _, name in made_files((PROJECT / OWN_FILES).read_text())]
+        assert sorted(calls) == ["os.open", "os.open", "path.mkdir", "path.parent.mkdir"]
+
+    @pytest.mark.parametrize(
+        "planted",
+        [
+            "import os\nos.open(path, os.O_RDWR | os.O_CREAT)",
+            "import os\nos.open(path, flags)",
+            "import os\nos.mkdir(path)",
+            "from os import makedirs as make\nmake(path)",
+            "open(path, 'w')",
+            "open(path, mode='ab')",
+            "open(path, mode)",
+            "import io\nio.open(path, 'x')",
+            "path.open('w')",
+            "path.open(mode='a')",
+            "path.write_text('')",
+            "self.folder.write_bytes(b'')",
+            "path.touch()",
+            "(self.path / 'x').mkdir(exist_ok=True)",
+            "import tempfile\ntempfile.mkdtemp()",
+            "from tempfile import NamedTemporaryFile\nNamedTemporaryFile()",
+            "import shutil\nshutil.copy(a, b)",
+            "import socket\nsocket.socket(socket.AF_UNIX).bind(path)",
+            "import asyncio\nasyncio.start_unix_server(f, path)",
+            "import lmdb\nlmdb.open(path)",
+            "from multiprocessing.shared_memory import SharedMemory\nSharedMemory('x', create=True)",
+        ],
+    )
+    def test_a_planted_one_is_found(self, planted: str) -> None:
+        assert len(list(made_files(planted))) == 1
+
+    @pytest.mark.parametrize(
+        "harmless",
+        [
+            "import os\nos.open(path, os.O_RDONLY | os.O_CLOEXEC)",
+            "open(path)",
+            "open(path, 'rb')",
+            "path.open()",
+            "StorageFolder.open(path)",
+            "f.bind(node)",
+            "import tempfile\ntempfile.gettempdir()",
+        ],
+    )
+    def test_what_only_reads_is_not(self, harmless: str) -> None:
+        assert list(made_files(harmless)) == []
 
 
 class TestPlacesOfFiles:

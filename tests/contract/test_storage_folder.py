@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from holdfast.engine.errors import StorageCorruptError, StorageFormatError, StorageFullError, StorageNotWritableError
+from holdfast.storage import own_files
 from holdfast.storage.folder import FORMAT_VERSION, StorageFolder
 from holdfast.storage.location import parse_location
 from holdfast.storage.payload import Payload
+from holdfast.storage.platform_lock import PlatformLock
+from tests.other_user import NOBODY, as_nobody, needs_root, readable
 
 PARTS = ["FORMAT", "blobs", "code", "meta.lmdb"]
 
@@ -236,3 +241,125 @@ def test_a_location_that_is_not_text_is_refused() -> None:
     for bad in (7, b"bytes"):
         with pytest.raises(TypeError):
             parse_location(bad)  # type: ignore[arg-type]
+
+
+def modes(path: Path) -> dict[str, str]:
+    """Of a folder and all in it that others may open."""
+    found = {entry: entry.stat().st_mode & 0o777 for entry in (path, *path.rglob("*"))}
+    right = {entry: 0o700 if entry.is_dir() else 0o600 for entry in found}
+    return {str(entry.relative_to(path)): oct(mode) for entry, mode in found.items() if mode != right[entry]}
+
+
+def filled(path: Path) -> StorageFolder:
+    """A folder with one of each: rows, blobs of each way that they are written, code, locks, a temporary file."""
+    folder = StorageFolder.open(str(path))
+    PlatformLock(path).acquire("platform")
+    other = PlatformLock(path)
+    other.join("platform")
+    other.release()
+    with folder.kv.write() as transaction:
+        transaction.put(b"a", b"1")
+    folder.blobs.write("a0", Payload(b"value"))
+    folder.blobs.write("a0", Payload(b"large", (bytes(2 << 20),)))
+    folder.blobs.link_group("a0", "a1")
+    folder.code.put(b"code")
+    return folder
+
+
+@pytest.fixture
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277], indirect=True, ids=oct)
+def test_only_its_user_can_open_what_is_in_a_folder_whatever_the_umask(umask: None, tmp_path: Path) -> None:
+    path = tmp_path / "storage"
+    folder = filled(path)
+    folder.kv.copy(path / "copy")
+    assert {"LOCK", "LOCK.members", *PARTS} < {entry.name for entry in path.iterdir()}
+    assert modes(path) == {}
+    folder.close()
+
+
+def opened_to_all(path: Path) -> None:
+    """A folder as earlier releases left it."""
+    for entry in (path, *path.rglob("*")):
+        entry.chmod(0o755 if entry.is_dir() else 0o644)
+
+
+def test_a_folder_that_was_open_to_all_is_closed_when_it_is_opened_and_keeps_what_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "storage"
+    filled(path).close()
+    (path / "LOCK").touch()
+    opened_to_all(path)
+    folder = StorageFolder.open(str(path), create=False)
+    assert modes(path) == {}
+    with folder.kv.read() as transaction:
+        assert transaction.get(b"a") == b"1"
+    folder.close()
+
+
+def test_a_closing_that_was_interrupted_anywhere_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "storage"
+    filled(path).close()
+    closed, close = 0, own_files.close_to_others
+
+    def die_then(at: Path) -> bool:
+        nonlocal closed
+        closed += 1
+        if closed > 3:
+            raise KeyboardInterrupt
+        return close(at)
+
+    opened_to_all(path)
+    with monkeypatch.context() as context:
+        context.setattr(own_files, "close_to_others", die_then)
+        with pytest.raises(KeyboardInterrupt):
+            StorageFolder.open(str(path))
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert modes(path) != {}
+    StorageFolder.open(str(path)).close()
+    assert modes(path) == {}
+
+
+def test_of_very_many_files_the_last_stay_as_they_are_behind_a_closed_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "storage"
+    filled(path).close()
+    opened_to_all(path)
+    monkeypatch.setattr(own_files, "MOST_CLOSED", 5)
+    StorageFolder.open(str(path)).close()
+    closed = {str(entry.relative_to(path)) for entry in path.rglob("*") if own_files.is_closed(entry)}
+    # The lock table is closed by whoever opens it.
+    assert closed == {"FORMAT", "LOCK", "LOCK.members", "blobs", "code", "meta.lmdb", "meta.lmdb/lock.mdb"}
+    assert own_files.is_closed(path)
+
+
+@needs_root
+def test_another_user_can_neither_read_a_folder_nor_hold_its_locks(tmp_path: Path) -> None:
+    path = readable(tmp_path) / "storage"
+    filled(path).close()
+
+    def hold(name: str) -> None:
+        fcntl.flock(os.open(path / name, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    for name in (".", "LOCK", "LOCK.members", "FORMAT", "meta.lmdb", "meta.lmdb/data.mdb", "meta.lmdb/lock.mdb"):
+        assert isinstance(as_nobody(partial(hold, name)), PermissionError), name
+
+
+@needs_root
+def test_a_folder_of_another_user_is_refused_naming_both(tmp_path: Path) -> None:
+    path = readable(tmp_path) / "storage"
+    made(path)
+
+    def said() -> str:
+        try:
+            StorageFolder.open(str(path))
+        except StorageNotWritableError as error:
+            return str(error)
+        return "opened"
+
+    assert f"it belongs to user 0, and user {NOBODY} may not write it" in as_nobody(said)

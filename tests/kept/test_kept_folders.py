@@ -119,13 +119,11 @@ class TestFolder:
     def test_it_opens_and_its_schedules_are_due_when_they_were(self, unpacked: Path) -> None:
         assert due_times(unpacked) == contents.Made.read(unpacked.parent).schedules
 
-    @pytest.mark.xfail(reason="permissions of a folder are not tightened yet when it is opened")
     def test_it_is_closed_to_other_users_when_it_is_opened(self, unpacked: Path) -> None:
         assert unpacked.stat().st_mode & 0o777 == 0o755
         StorageFolder.open(unpacked, create=False).close()
         assert open_to_others(unpacked) == []
 
-    @pytest.mark.xfail(reason="permissions of a folder are not tightened yet when it is opened")
     def test_it_stays_closed_to_other_users_while_a_platform_is_on_it(self, opened: Opened) -> None:
         assert open_to_others(opened.storage) == []
 

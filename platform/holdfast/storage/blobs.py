@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from holdfast.engine.errors import StorageMissingError
-from holdfast.storage import files
+from holdfast.storage import files, own_files
 from holdfast.storage.memory_copies import MemoryCopies
 from holdfast.storage.payload import Payload, decode, frame
 
@@ -39,7 +39,7 @@ class BlobStore:
         self.url = self.root.as_uri()
         self.copies = MemoryCopies(self.root)
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            own_files.make_folder(self.root)
         except OSError as error:
             raise files.file_error(error, self.url) from error
 
@@ -69,7 +69,7 @@ class BlobStore:
         key = f"{group}/{chosen}"
         url = f"{self.url}/{key}"
         try:
-            folder.mkdir(exist_ok=True)
+            own_files.make_folder(folder)
             if name is not None and (folder / chosen).exists():
                 if durable:
                     files.flush(folder / chosen)
@@ -106,7 +106,7 @@ class BlobStore:
         folder, target = self.root / _checked("group", group), self.root / _checked("group", other)
         url = f"{self.url}/{other}"
         try:
-            target.mkdir(exist_ok=True)
+            own_files.make_folder(target)
             for key in self.keys(group):
                 name = key.partition("/")[2]
                 if not (target / name).exists():

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from holdfast.engine.errors import StorageCorruptError, StorageMissingError
-from holdfast.storage import files
+from holdfast.storage import files, own_files
 
 _HASH = re.compile(r"[0-9a-f]{32}\Z")
 
@@ -34,7 +34,7 @@ class CodeStore:
         self.url = self.root.as_uri()
         self._durable: set[str] = set()
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            own_files.make_folder(self.root)
         except OSError as error:
             raise files.file_error(error, self.url) from error
 
@@ -53,7 +53,7 @@ class CodeStore:
         path = self._path(name)
         url = f"{self.url}/{name}"
         try:
-            path.parent.mkdir(exist_ok=True)
+            own_files.make_folder(path.parent)
             if path.is_file() and hash_of(path.read_bytes()) == name:
                 # It may have been written by a process that died before it flushed the folder.
                 files.flush(path)

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from holdfast.engine.errors import StorageError, StorageFullError, StorageNotWritableError
+from holdfast.storage import own_files
 from holdfast.storage.payload import Buffer
 
 _TEMPORARY = ".writing-"
@@ -114,7 +115,7 @@ def _create_temporary(folder: Path) -> tuple[int, Path]:
     """A new file, locked for as long as its writer lives."""
     while True:
         path = folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        descriptor = own_files.create_file(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_nlink:

@@ -10,6 +10,7 @@ Nothing here knows what is kept in the parts.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -21,11 +22,13 @@ from holdfast.engine.errors import (
     StorageFormatError,
     StorageNotWritableError,
 )
-from holdfast.storage import files
+from holdfast.storage import files, own_files
 from holdfast.storage.blobs import BlobStore
 from holdfast.storage.code import CodeStore
 from holdfast.storage.lmdb import LmdbStore
 from holdfast.storage.location import parse_location
+
+log = logging.getLogger("holdfast")
 
 FORMAT_VERSION = 1
 
@@ -78,12 +81,17 @@ class StorageFolder:
             if not path.is_dir():
                 raise StorageNotWritableError(url, "it is not there", "Check the path, or let it be made.")
             if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-                raise StorageNotWritableError(url, "this user may not write it", "Change its owner, or give another.")
+                raise StorageNotWritableError(
+                    url,
+                    f"it belongs to user {path.stat().st_uid}, and user {os.geteuid()} may not write it",
+                    "Run this as that user, or join that user's cluster, or give another folder.",
+                )
             storage_id = _read_format(path, url)
             if storage_id is None:
                 if not create:
                     raise StorageFormatError(url, "it has no FORMAT file", "Give a folder made by Holdfast.")
                 storage_id = _complete(path, url)
+            _close_to_others(path)
         except OSError as error:
             raise files.file_error(error, url) from error
         return cls(path, storage_id)
@@ -95,9 +103,23 @@ class StorageFolder:
 
 def _make_durable_folder(path: Path) -> None:
     made = [parent for parent in (path, *path.parents) if not parent.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    own_files.make_folder(path)
     for parent in made:
         files.flush_folder(parent.parent)
+
+
+def _close_to_others(path: Path) -> None:
+    """Leave nobody but its owner in a folder that is complete; what is in it was once made for all to read."""
+    owner, user = path.stat().st_uid, os.geteuid()
+    if owner != user:
+        log.warning("storage.other_owner path=%s owner=%d user=%d: it cannot read what is made", path, owner, user)
+    own_files.close_to_others(path)
+    # The last one to be closed: with it all has been.
+    form = path / _FORMAT
+    if not own_files.is_closed(form):
+        left = own_files.close_all_to_others(path / part for part in sorted(_OURS - {_FORMAT}))
+        own_files.close_to_others(form)
+        log.info("storage.closed_to_others path=%s left=%d", path, left)
 
 
 def _read_format(path: Path, url: str) -> str | None:

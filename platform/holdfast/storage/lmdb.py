@@ -18,6 +18,7 @@ from types import TracebackType
 import lmdb
 
 from holdfast.engine.errors import StorageError
+from holdfast.storage import own_files
 from holdfast.storage.interface import check_bound, check_key, end_of_prefix
 from holdfast.storage.lmdb_environment import DEFAULT_MAP_BYTES, Environment, borrow, give_back
 from holdfast.storage.lmdb_errors import translated
@@ -69,10 +70,14 @@ class LmdbStore:
         target = Path(path).absolute()
         environment = self._checked()
         try:
-            target.mkdir(parents=True, exist_ok=True)
+            own_files.make_folder(target)
             if any(target.iterdir()):
                 raise StorageError(target.as_uri(), "it is not empty", "Copy the store to a new folder.")
-            environment.handle.copy(str(target), compact=compact)
+            copied = own_files.create_file(target / "data.mdb")
+            try:
+                environment.handle.copyfd(copied, compact=compact)
+            finally:
+                os.close(copied)
             for made in (target / "data.mdb", target, target.parent):
                 descriptor = os.open(made, os.O_RDONLY | os.O_CLOEXEC)
                 try:

@@ -21,6 +21,7 @@ from typing import Any
 import lmdb
 
 from holdfast.engine.errors import StorageCorruptError, StorageError
+from holdfast.storage import own_files
 from holdfast.storage.datafile import check_data_file
 from holdfast.storage.lmdb_errors import translated
 from holdfast.storage.stopped_writer import WriterWatch
@@ -121,7 +122,7 @@ def _make(path: Path, map_bytes: int) -> None:
 
     LMDB by itself takes an empty data file for a new one, so a truncated store would open as an empty one.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    own_files.make_folder(path)
     if (path / "data.mdb").exists():
         return
     with _alone(path) as descriptor:
@@ -130,8 +131,10 @@ def _make(path: Path, map_bytes: int) -> None:
         if (path / "data.mdb").exists():
             return
         unfinished = path / f"{_UNFINISHED}{secrets.token_hex(8)}"
-        unfinished.mkdir()
+        own_files.make_folder(unfinished, exist_ok=False)
         try:
+            # LMDB's own would be as the umask has it.
+            os.close(own_files.create_file(unfinished / "data.mdb"))
             # Nobody else can have it open, and a lock table would be mapped before it has its blocks (see below).
             _open_handle(unfinished, map_bytes, lock=False).close()
             made = os.open(unfinished / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)
@@ -167,6 +170,7 @@ def _open_handle(path: Path, map_bytes: int, *, lock: bool = True) -> lmdb.Envir
                 map_size=map_bytes,
                 max_readers=_MAX_READERS,
                 max_dbs=0,
+                mode=own_files.FILE,
                 sync=True,
                 metasync=True,
                 writemap=False,
@@ -185,7 +189,7 @@ def _reserve_lock_table(lock_file: Path) -> None:
 
     Only for files this process has not opened (see the module's rule).
     """
-    descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = own_files.open_file(lock_file)
     try:
         # A table in use is not made longer: others map it at the length it has.
         os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size or _LOCK_TABLE_BYTES)

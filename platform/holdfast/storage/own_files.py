@@ -10,9 +10,18 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-_FOLDER, _FILE, _OTHERS = 0o700, 0o600, 0o077
+FOLDER, FILE = 0o700, 0o600
+"""What only their owner reads and writes."""
+
+MOST_CLOSED = 200_000
+"""Beyond so many, files of an old folder stay as they are: nobody else can enter the folder."""
+
+_OTHERS = 0o077
 
 _MEMORY = Path("/dev/shm")
 
@@ -27,7 +36,7 @@ def make_folder(path: Path, *, exist_ok: bool = True) -> bool:
         OSError: It cannot be made, or something else has its name.
     """
     try:
-        path.mkdir(mode=_FOLDER)
+        path.mkdir(mode=FOLDER)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         return make_folder(path, exist_ok=exist_ok)
@@ -35,7 +44,7 @@ def make_folder(path: Path, *, exist_ok: bool = True) -> bool:
         if not exist_ok or not path.is_dir():
             raise
         return False
-    path.chmod(_FOLDER)
+    path.chmod(FOLDER)
     return True
 
 
@@ -46,8 +55,8 @@ def create_file(path: Path) -> int:
         FileExistsError: The name is taken.
         OSError: It cannot be made.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE)
-    os.fchmod(descriptor, _FILE)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE)
+    os.fchmod(descriptor, FILE)
     return descriptor
 
 
@@ -57,10 +66,10 @@ def open_file(path: Path) -> int:
     Raises:
         OSError: It cannot be opened, or its name is that of a link.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, _FILE)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, FILE)
     found = os.fstat(descriptor)
-    if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != _FILE:
-        os.fchmod(descriptor, _FILE)
+    if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != FILE:
+        os.fchmod(descriptor, FILE)
     return descriptor
 
 
@@ -88,6 +97,40 @@ def is_own_folder(path: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & _OTHERS
+
+
+def is_closed(path: Path) -> bool:
+    """Whether nobody but its owner can open a file or a folder."""
+    return not path.stat().st_mode & _OTHERS
+
+
+def close_to_others(path: Path) -> bool:
+    """Leave a file or a folder to its owner alone. Returns whether it is so: another user's stays as it is."""
+    found = path.stat()
+    if not found.st_mode & _OTHERS:
+        return True
+    if os.geteuid() not in (0, found.st_uid):
+        return False
+    path.chmod(FOLDER if stat.S_ISDIR(found.st_mode) else FILE)
+    return True
+
+
+def close_all_to_others(paths: Iterable[Path]) -> int:
+    """The same for files and for folders with all that is in them, which may be removed by others meanwhile.
+
+    Returns:
+        How many were left as they were: links, another user's, and those beyond a great number.
+    """
+    left, looked_at, waiting = 0, 0, deque(paths)
+    while waiting:
+        path = waiting.popleft()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            looked_at += 1
+            if path.is_symlink() or looked_at > MOST_CLOSED or not close_to_others(path):
+                left += 1
+            elif path.is_dir():
+                waiting.extend(sorted(path.iterdir()))
+    return left
 
 
 def shared_memory() -> Path:
@@ -119,5 +162,5 @@ def own_folder(shared: Path) -> Path:
                 "Remove it, as that user or as root."
             )
         # Ours, and open to others: nobody else could have made it so.
-        path.chmod(_FOLDER)
+        path.chmod(FOLDER)
     return path

@@ -19,7 +19,7 @@ from pathlib import Path
 import orjson
 
 from holdfast.engine.errors import StorageLockedError
-from holdfast.storage import files
+from holdfast.storage import files, own_files
 
 _CHARGE, _MEMBERS = "LOCK", "LOCK.members"
 # Longer than any record, so that one that is shorter leaves nothing of the one before it.
@@ -89,7 +89,7 @@ class PlatformLock:
             try:
                 # Waits only for one who is about to write another id into LOCK, which takes no time.
                 fcntl.flock(members, fcntl.LOCK_SH)
-                charge = os.open(self.folder / _CHARGE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                charge = own_files.open_file(self.folder / _CHARGE)
                 try:
                     owner = _recorded(charge).get("platform_id")
                     if owner != platform_id:
@@ -118,7 +118,7 @@ class PlatformLock:
         if self.held:
             raise RuntimeError(f"this object already holds a claim on {self.url}; release it first")
         try:
-            return os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            return own_files.open_file(self.folder / name)
         except OSError as error:
             raise files.file_error(error, self.url) from error
 
