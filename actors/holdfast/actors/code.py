@@ -27,10 +27,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.cloudpickle
+from ray.dag.base import DAGNodeBase
 
 from holdfast.actors.carried_modules import Source, find_carried, load_carrying
-from holdfast.engine.errors import ResultNotStoredError
+from holdfast.actors.class_identities import is_by_value, is_settled
+from holdfast.actors.code_pickler import HANDLES, ActorHandleMetError, dump, settle
+from holdfast.actors.held_by_code import find_held
+from holdfast.engine.errors import ResultNotStoredError, StepNotPicklableError
 
 _INSTALLED_PARTS = frozenset({"site-packages", "dist-packages"})
 # Ray unpacks working_dir and py_modules packages under <session>/runtime_resources: they travel with the job.
@@ -87,10 +92,12 @@ class CodeBook:
             known = self._encoded.get(key)
             if known is not None and known[0]() is code:
                 return known[1], known[2]
-            pickled = dump_code(code)
-            digest = hash_code(pickled)
+        # Not under the lock: a reference that it holds may be of something that is being made.
+        pickled = dump_code(code)
+        digest = hash_code(pickled)
+        with self._lock:
             self._remember(code, digest, pickled)
-            return digest, pickled
+        return digest, pickled
 
     def decode(self, digest: str, pickled: bytes) -> Any:
         """Load code that `encode` made; the same hash gives the same object within this process."""
@@ -127,22 +134,34 @@ BOOK = CodeBook()
 
 
 def dump_code(code: Any) -> bytes:
-    """Pickle code (or a tuple of classes), what is not installed by value.
+    """Pickle code (or a tuple of classes), what is not installed by value, with the contents of ObjectRefs it holds.
 
     Raises:
-        ResultNotStoredError: It, or something it refers to, cannot be pickled.
+        ResultNotStoredError: It, or something it refers to, cannot be pickled; it holds an actor handle or a step.
     """
     carried = find_carried(code, _is_users)
+    contents: dict[str, Any] = {}
+    while True:
+        pickled, missing = _dump_once(code, contents)
+        if not missing:
+            return _carrying(carried, pickled)
+        # Not while it is pickled: others would wait for it. What they hold may hold further ones.
+        contents.update(zip(missing, ray.get(list(missing.values())), strict=True))
+
+
+def _dump_once(code: Any, contents: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
     try:
         with _by_value(_loaded_user_modules()):
-            return _carrying(carried, bytes(cloudpickle.dumps(code, protocol=5)))
+            return dump(code, contents)
     except Exception as error:  # noqa: BLE001 - whatever a user's own __reduce__ raises; what stays is raised below
+        _refuse_held(code, error)
         # Something it reaches cannot be pickled (a module's lock, a connection). Its modules are then imported
         # by name in the worker, as Ray itself does.
         _log.info("code_by_reference name=%s reason=%s", getattr(code, "__qualname__", code), error)
     try:
-        pickled = bytes(cloudpickle.dumps(code, protocol=5))
+        pickled = dump(code, contents)
     except Exception as error:
+        _refuse_held(code, error)
         name = getattr(code, "__qualname__", None) or repr(code)
         raise ResultNotStoredError(
             f"the function or class {name!r} cannot be pickled: {error}",
@@ -150,11 +169,40 @@ def dump_code(code: Any) -> bytes:
         ) from error
     # Other classes of that module must follow, or `isinstance` in its functions would meet copies of them.
     _REFERENCED.add(getattr(code, "__module__", None) or "")
-    return _carrying(carried, pickled)
+    return pickled
+
+
+def _refuse_held(code: Any, error: Exception) -> None:
+    """Refuse what code must not hold, wherever it could be imported from.
+
+    Raises:
+        ResultNotStoredError: Names the variable.
+    """
+    name = getattr(code, "__qualname__", None) or repr(code)
+    if isinstance(error, ActorHandleMetError):
+        where, handle = find_held(code, lambda part: isinstance(part, HANDLES))
+        raise ResultNotStoredError(
+            f"the code of {name!r} holds an actor handle, which dies with the cluster: {handle!r}{where}",
+            "Instead, give the actor a name and ray.get_actor it inside the function.",
+        ) from error
+    if isinstance(error, StepNotPicklableError):
+        where, step = find_held(code, lambda part: isinstance(part, DAGNodeBase))
+        raise ResultNotStoredError(
+            f"the code of {name!r} holds {step!r}{where}, which belongs to the process that made it",
+            "Instead, call .step(...) inside the function, or pass it as an argument.",
+        ) from error
+
+
+def settle_class(code: type) -> None:
+    """Give a class that goes by value in a user's value the identity that it has in code."""
+    if not is_settled(code):
+        with _by_value(_loaded_user_modules()):
+            if is_by_value(code):
+                settle(code)
 
 
 def _carrying(carried: Mapping[str, Source], pickled: bytes) -> bytes:
-    return bytes(cloudpickle.dumps(_Carrying(carried, pickled), protocol=5)) if carried else pickled
+    return pickle.dumps(_Carrying(carried, pickled), protocol=5) if carried else pickled
 
 
 class _Carrying:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import threading
 import types
 import uuid
 from collections.abc import Callable, MutableMapping
@@ -21,12 +20,11 @@ from typing import Any
 
 import ray
 import ray.cloudpickle
-from ray.actor import ActorHandle
 from ray.dag.base import DAGNodeBase
-from ray.util.client.common import ClientActorHandle
 
 from holdfast.actors import load_context
-from holdfast.actors.code import named_code
+from holdfast.actors.code import named_code, settle_class
+from holdfast.actors.code_pickler import HANDLES, LOCKS, ActorHandleMetError
 from holdfast.actors.culprit import find_culprit
 from holdfast.actors.load_context import LoadContext, Marker, load
 from holdfast.engine.errors import HoldfastError, ResultNotStoredError
@@ -141,8 +139,6 @@ def _is_plain(value: Any, budget: int) -> bool:
 # Without type hints.
 _CloudPickler: Any = ray.cloudpickle.CloudPickler
 
-_LOCKS = (type(threading.Lock()), type(threading.RLock()))
-
 
 class _Pickler(_CloudPickler):  # type: ignore[misc]
     def __init__(
@@ -161,22 +157,26 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (type, types.FunctionType)):
             named = named_code(obj)
-            return super().reducer_override(obj) if named is None else (load_context.named_code, named)
+            if named is not None:
+                return load_context.named_code, named
+            if isinstance(obj, type):
+                settle_class(obj)
+            return super().reducer_override(obj)
         if isinstance(obj, DAGNodeBase) and self._node_hook is not None:
             try:
                 return self._node_hook(obj).__reduce__()
             except Exception as error:
                 self.refusal = error
                 raise
-        if isinstance(obj, _LOCKS):
+        if isinstance(obj, LOCKS):
             # Where Ray Serve is loaded they pickle, into locks that lock nothing.
             raise TypeError(f"cannot pickle {type(obj).__module__}.{type(obj).__qualname__} object")
         if isinstance(obj, ray.ObjectRef):
             key = object_key(obj)
             self._found[key] = obj
             return load_context.object_ref, (key,)
-        if isinstance(obj, (ActorHandle, ClientActorHandle)):
-            raise _ActorHandleMetError
+        if isinstance(obj, HANDLES):
+            raise ActorHandleMetError
         if isinstance(obj, ValueOf):
             key = object_key(obj.ref)
             self._found[key] = obj.ref
@@ -197,8 +197,8 @@ def _dump_one(value: Any, found: dict[str, Any], node_hook: NodeHook | None, whe
     pickler = _Pickler(file, buffers, found, node_hook)
     try:
         pickler.dump(value)
-    except _ActorHandleMetError as error:
-        path, handle = find_culprit(value, lambda part: _fails(part, node_hook, _ActorHandleMetError))
+    except ActorHandleMetError as error:
+        path, handle = find_culprit(value, lambda part: _fails(part, node_hook, ActorHandleMetError))
         raise ResultNotStoredError(
             f"an actor handle cannot be stored, it dies with the cluster: {handle!r}{_place(path, where)}",
             "Instead, pass the actor's name and ray.get_actor it inside the task.",
@@ -229,7 +229,3 @@ def _fails(part: Any, node_hook: NodeHook | None, kinds: type[Exception]) -> boo
     except Exception:  # noqa: BLE001 - another reason than the one that is looked for
         return False
     return False
-
-
-class _ActorHandleMetError(TypeError):
-    """An actor handle was met while pickling; the message is made where the whole value is known."""
