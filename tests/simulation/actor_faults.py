@@ -183,12 +183,25 @@ def _pass_over_what_failed(patch: pytest.MonkeyPatch) -> None:
 def _skip_times(patch: pytest.MonkeyPatch) -> None:
     honest = intake.take_due
 
-    def take_due(txn: Any, seq: int, reminder: Any) -> Any:
-        honest(txn, seq, reminder)
+    def take_due(txn: Any, seq: int, reminder: Any, **about: Any) -> Any:
+        honest(txn, seq, reminder, **about)
         following = actor_reminders.find(txn, seq, reminder.name)
         return None if following is None else honest(txn, seq, following)
 
     patch.setattr(intake, "take_due", take_due)
+
+
+def _pile_up(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(VirtualActor, "waiting", lambda *given: [])
+
+
+def _wait_for_others(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(VirtualActor, "waiting", lambda machine, origin: [*machine.calls])
+
+
+def _make_up_for_all(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(VirtualActor, "waiting", lambda *given: [])
+    patch.setattr(intake, "pass_over", lambda *given: None)
 
 
 def _drop_refused_events(patch: pytest.MonkeyPatch) -> None:
@@ -267,6 +280,9 @@ FAULTS = (
     ActorFault("what an old attempt reports is taken", make=BelievingWorld),
     ActorFault("a mailbox has no limit", _have_no_limit),
     ActorFault("a reminder skips times", _skip_times),
+    ActorFault("calls of a reminder pile up", _pile_up),
+    ActorFault("a flood of calls makes up for what a reminder missed", _make_up_for_all),
+    ActorFault("a reminder waits for calls of others", _wait_for_others),
     ActorFault("an event that finds no room is lost", _drop_refused_events),
     ActorFault("an event overtakes one before it", make=HastyWorld),
     ActorFault("the status is not written", _list_no_status),

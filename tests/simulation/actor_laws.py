@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
+from holdfast.actors.virtual.reminders import origin_of, reminder_call, repeats
+from holdfast.engine.schedules import Overlap
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor_errors import CallWithdrawnError
 from holdfast.engine.virtual_actor_records import Condition, FinishedCall, Outcome, status_of
+from holdfast.listeners.schedule_triggers import Timing
 from holdfast.storage import actor_reminders, layout, leases
 from holdfast.storage import actor_store as store
-from holdfast.storage.actor_row import ActorRow
+from holdfast.storage.actor_row import ActorRow, Reminder
 from holdfast.storage.interface import KeyValueStore, ReadTransaction
 from holdfast.storage.memory import Operation
 from tests.simulation.actor_plans import load_state
 from tests.simulation.schedule_laws import demand
 
 _WATCHED = (b"va", b"vm", b"vc", b"vr")
+_PILING = (Overlap.QUEUE, Overlap.ALLOW)
+
+
+def _passed(was: Reminder, reminder: Reminder, now_unix_s: float) -> list[float]:
+    """The times that a reminder is done with, of those that are to have calls: the last one if nothing else is said."""
+    timing, due = Timing.from_json(reminder.timing), was.next_due_unix_s
+    passed: list[float] = []
+    while due < reminder.next_due_unix_s:
+        passed.append(due)
+        following = timing.next_after(due)
+        assert following is not None
+        due = following
+    if reminder.catch_up_s is not None:
+        return passed
+    # The last one may be due still, and stands for those before it.
+    return passed[-1:] if reminder.next_due_unix_s > now_unix_s else []
 
 
 class ActorAuditor:
@@ -36,10 +56,13 @@ class ActorAuditor:
         self._numbers: dict[str, tuple[int, bool]] = {}
         self._last: dict[int, int] = defaultdict(lambda: -1)
         self._accepted: dict[int, set[int]] = defaultdict(set)
+        self._reminders: dict[int, dict[str, Reminder]] = defaultdict(dict)
 
     # -- after each commit ---------------------------------------------------------------------------------------
 
-    def on_commit(self, kv: KeyValueStore, writes: tuple[Operation, ...], host: str, epochs: dict[int, int]) -> None:
+    def on_commit(
+        self, kv: KeyValueStore, writes: tuple[Operation, ...], host: str, epochs: dict[int, int], now_unix_s: float
+    ) -> None:
         """A commit is durable.
 
         Args:
@@ -47,6 +70,7 @@ class ActorAuditor:
             writes: What was written.
             host: Who wrote.
             epochs: Under which lease it holds each actor.
+            now_unix_s: The time.
         """
         changed = {layout.unpack(key[2:10]) for key, _ in writes if key[:2] in _WATCHED}
         moved = {layout.unpack(key[2:10]) for key, value in writes if key[:2] == b"va" and value is not None}
@@ -60,6 +84,7 @@ class ActorAuditor:
                 self._check_calls(txn, row, writes)
                 self._check_state(txn, row)
                 self._check_rows(txn, row)
+                self._check_reminders(txn, row, now_unix_s)
                 if seq in moved and seq in epochs:
                     right = leases.holder(txn, seq) == host and leases.current_epoch(txn, seq) == epochs[seq]
                     demand(right, "only who has the lease commits", f"{host} under {epochs[seq]}")
@@ -112,6 +137,25 @@ class ActorAuditor:
         for reminder in actor_reminders.list_reminders(txn, row.seq):
             due = txn.get(layout.actor_due(reminder.look_unix_s, row.seq, reminder.name)) is not None
             demand(due, "a reminder has a time", reminder.name)
+
+    def _check_reminders(self, txn: ReadTransaction, row: ActorRow, now_unix_s: float) -> None:
+        queued = store.load_calls(txn, row.seq)
+        known = self._reminders.pop(row.seq, {})
+        for reminder in actor_reminders.list_reminders(txn, row.seq):
+            self._reminders[row.seq][reminder.name] = reminder
+            ours = [call for call in queued if call.spec.origin == origin_of(reminder)]
+            if repeats(reminder) and reminder.overlap not in _PILING:
+                # The first one of the mailbox may be the one that runs.
+                waiting = [call for call in ours if call.number != queued[0].number]
+                demand(len(waiting) <= 1, "one call of a reminder waits at most", f"{len(waiting)}")
+            was = known.get(reminder.name)
+            if was is None or was.nonce != reminder.nonce:
+                continue
+            for due in _passed(was, reminder, now_unix_s):
+                nonce = reminder_call(row.seq, replace(reminder, next_due_unix_s=due)).nonce
+                called = nonce in self.ended or any(call.spec.nonce == nonce for call in ours)
+                stands_in = reminder.overlap not in _PILING and bool(ours)
+                demand(called or stands_in, "no time of a reminder is lost", f"{due} of {reminder.name}")
 
     # -- what people are told ------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from holdfast.actors.virtual.operations import (
 )
 from holdfast.engine.errors import StorageCorruptError, WorkflowStillActiveError
 from holdfast.engine.graph import Graph, NodeSpec
+from holdfast.engine.schedules import Overlap
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor import key_mark
 from holdfast.engine.virtual_actor_errors import (
@@ -63,10 +64,12 @@ from holdfast.engine.virtual_actor_signals import (
 )
 from holdfast.listeners.schedule_triggers import Timing
 from holdfast.storage import actor_reminders, actor_store, event_store, layout, leases, subscriptions
-from holdfast.storage.actor_row import ActorRow, ActorSpec, ActorState, SubRequest
+from holdfast.storage.actor_codec import decode_reminder, encode_reminder
+from holdfast.storage.actor_row import ActorRow, ActorSpec, ActorState, Reminder, SubRequest
 from holdfast.storage.event_store import IncomingEvent
 from holdfast.storage.memory import MemoryStore, Operation
 from holdfast.storage.payload import Payload
+from holdfast.storage.record_codec import Frame, arguments_entry, options_entry
 from holdfast.storage.settings import save_setting
 from holdfast.storage.subscriptions import Subscription
 
@@ -466,9 +469,114 @@ def reminder(**about: Any) -> SetReminder:
     return SetReminder(**{"name": "r", "method": "tick", "nonce": "set", **about})
 
 
+def ticks(house: House) -> list[float]:
+    """When each call of the reminder that is in the mailbox was put there."""
+    with house.kv.read() as txn:
+        calls = actor_store.load_calls(txn, 1)
+    return [call.accepted_unix_s - NOW for call in calls if call.spec.origin == "reminder r"]
+
+
+def found_reminder(house: House) -> Reminder:
+    with house.kv.read() as txn:
+        (found,) = actor_reminders.list_reminders(txn, 1)
+    return found
+
+
+def test_at_most_one_call_of_a_reminder_waits_and_times_go_on() -> None:
+    house = House().made()
+    house.perform(house.call("1"), ChangeReminder(actor_id="a", change=reminder(timing=Timing.of(every_s=10))))
+    for seconds in (10, 20, 30):
+        house.now = NOW + seconds
+        house.ask(FireDue(seq=1))
+    assert ticks(house) == [10.0]
+    assert (found_reminder(house).fired, found_reminder(house).skipped) == (1, 2)
+    # The caller's call ends and the tick runs: it waits no longer.
+    house.end()
+    house.now = NOW + 40
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=1)
+    house.now = NOW + 50
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=0)
+    assert ticks(house) == [10.0, 40.0]
+    assert found_reminder(house).next_due_unix_s == NOW + 60
+
+
+def test_times_that_came_while_nothing_ran_are_one_call() -> None:
+    house = House().made()
+    house.perform(ChangeReminder(actor_id="a", change=reminder(timing=Timing.of(every_s=1))))
+    house.now = NOW + 100_000.5
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=1)
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=0)
+    assert found_reminder(house).next_due_unix_s == NOW + 100_001
+
+
+def test_where_each_time_has_a_call_those_of_long_ago_have_one_together() -> None:
+    house = House().made()
+    change = reminder(timing=Timing.of(every_s=1), overlap=Overlap.QUEUE)
+    house.perform(ChangeReminder(actor_id="a", change=change))
+    house.now = NOW + 100_000
+    # That of 10 s ago, which stands for all before it, and the ten since.
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=11)
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=0)
+
+
+def test_what_is_longer_ago_than_said_is_missed() -> None:
+    house = House().made()
+    change = reminder(timing=Timing.of(every_s=10), overlap=Overlap.QUEUE, catch_up_s=60.0)
+    house.perform(ChangeReminder(actor_id="a", change=change))
+    house.now = NOW + 1000
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=7)
+    found = found_reminder(house)
+    assert (found.fired, found.missed_until_unix_s, found.next_due_unix_s) == (7, NOW + 940, NOW + 1010)
+    once = reminder(name="once", nonce="once", after_s=5.0, catch_up_s=60.0)
+    house.perform(ChangeReminder(actor_id="a", change=once))
+    house.now = NOW + 1066
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=6), "and none of the other"
+    with house.kv.read() as txn:
+        assert actor_reminders.find(txn, 1, "once") is None
+
+
+def test_a_call_that_waits_can_be_replaced_by_the_next_one() -> None:
+    house = House(mailbox_limit=3).made()
+    change = reminder(timing=Timing.of(every_s=10), overlap=Overlap.REPLACE)
+    house.perform(house.call("1"), ChangeReminder(actor_id="a", change=change))
+    for seconds in (10, 20, 30):
+        house.now = NOW + seconds
+        assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=1)
+    assert ticks(house) == [30.0]
+    assert (found_reminder(house).fired, found_reminder(house).skipped) == (3, 2)
+    house.end()
+    # It runs now, and is not taken back.
+    house.now = NOW + 40
+    assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=1)
+    assert ticks(house) == [30.0, 40.0]
+
+
+def test_a_reminder_for_one_time_calls_in_any_case() -> None:
+    house = House().made()
+    house.perform(house.call("1"))
+    for number in range(3):
+        change = reminder(nonce=f"set{number}", after_s=5.0)
+        house.perform(ChangeReminder(actor_id="a", change=change))
+        house.now += 5
+        assert house.ask(FireDue(seq=1)) == ActorDone(seq=1, count=1)
+    assert ticks(house) == [5.0, 10.0, 15.0]
+
+
+def test_a_row_of_a_reminder_from_before_is_read_with_the_defaults() -> None:
+    told = Reminder(name="r", method="tick", timing={"every_s": 5.0}, next_due_unix_s=NOW, nonce="set")
+    frame = Frame()
+    header: dict[str, Any] = {"name": "r", "method": "tick", "timing": {"every_s": 5.0}, "next": NOW, "nonce": "set"}
+    header |= {"created": 0.0, "held": 0.0, "fired": 0, "options": options_entry(told.options, frame)}
+    header["arguments"] = arguments_entry(b"", frame)
+    assert decode_reminder(frame.close(header)) == told
+    changed = replace(told, overlap=Overlap.QUEUE, catch_up_s=60.0, skipped=3, missed_until_unix_s=NOW)
+    assert decode_reminder(encode_reminder(changed)) == changed
+
+
 def test_each_due_time_of_a_reminder_is_one_call_in_one_transaction() -> None:
     house = House().made()
-    batch = house.perform(ChangeReminder(actor_id="a", change=reminder(timing=Timing.of(every_s=10))))
+    change = reminder(timing=Timing.of(every_s=10), overlap=Overlap.QUEUE, catch_up_s=60.0)
+    batch = house.perform(ChangeReminder(actor_id="a", change=change))
     assert batch.earliest_due_unix_s == NOW + 10
     house.now = NOW + 35
     house.commits.clear()
@@ -496,7 +604,8 @@ def test_a_reminder_for_one_time_is_gone_when_it_has_called() -> None:
 
 def test_a_reminder_waits_while_its_actor_takes_no_calls() -> None:
     house = House(mailbox_limit=2).made()
-    house.perform(house.call("1"), ChangeReminder(actor_id="a", change=reminder(timing=Timing.of(every_s=10))))
+    change = reminder(timing=Timing.of(every_s=10), overlap=Overlap.QUEUE, catch_up_s=60.0)
+    house.perform(house.call("1"), ChangeReminder(actor_id="a", change=change))
     house.now = NOW + 30
     batch = house.perform(FireDue(seq=1))
     assert batch.outcomes == [ActorDone(seq=1, count=1)]
@@ -511,7 +620,8 @@ def test_a_reminder_waits_while_its_actor_takes_no_calls() -> None:
 
 def test_what_was_missed_for_long_is_made_up_for_in_several_transactions() -> None:
     house = House().made()
-    house.perform(ChangeReminder(actor_id="a", change=reminder(timing=Timing.of(every_s=1))))
+    change = reminder(timing=Timing.of(every_s=1), overlap=Overlap.QUEUE, catch_up_s=300.0)
+    house.perform(ChangeReminder(actor_id="a", change=change))
     house.now = NOW + 250
     made = []
     while (outcome := house.ask(FireDue(seq=1))) != ActorDone(seq=1, count=0):

@@ -298,7 +298,7 @@ def _take_due(schedule: Schedule, now_unix_s: float, next_after: NextAfter) -> S
         # From just before it: a time that is as long ago as allowed is not missed.
         due = _later(next_after, max(due, oldest_unix_s - _MICROSECOND))
     if schedule.coalesce and due is not None and due <= now_unix_s:
-        due = _last_until(due, now_unix_s, next_after)
+        due = last_until(due, now_unix_s, next_after)
     taken = 0
     while due is not None and due <= now_unix_s and taken < MOST_AT_ONCE:
         schedule = _come_due(schedule, DueRun(due_unix_s=due))
@@ -307,7 +307,7 @@ def _take_due(schedule: Schedule, now_unix_s: float, next_after: NextAfter) -> S
     return replace(schedule, next_due_unix_s=due)
 
 
-def _last_until(first_unix_s: float, now_unix_s: float, next_after: NextAfter) -> float:
+def last_until(first_unix_s: float, now_unix_s: float, next_after: NextAfter) -> float:
     """The last time up to now, of which `first_unix_s` is one. Looks back from now: there may be very many before."""
     span = 1.0
     last = first_unix_s

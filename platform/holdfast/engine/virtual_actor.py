@@ -202,6 +202,10 @@ class VirtualActor:
         """The call of a nonce or an idempotency key (`key_mark`), while it is in the mailbox."""
         return self._marks.get(mark)
 
+    def waiting(self, origin: str) -> list[QueuedCall]:
+        """The calls of an origin that wait for their turn: none that runs, or has gone on as a workflow."""
+        return [call for call in self._calls if call.spec.origin == origin and not self._goes_on(call)]
+
     # -- signals -------------------------------------------------------------------------------------------------
 
     def apply(self, signal: ActorSignal, now_unix_s: float) -> ActorStep:

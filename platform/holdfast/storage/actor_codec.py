@@ -7,6 +7,7 @@ from typing import Any
 
 from holdfast.engine.graph import Graph
 from holdfast.engine.records import GraphLogged
+from holdfast.engine.schedules import Overlap
 from holdfast.engine.virtual_actor_records import (
     CallSpec,
     Condition,
@@ -222,6 +223,8 @@ def encode_reminder(reminder: Reminder) -> bytes:
     header: dict[str, Any] = {"name": reminder.name, "method": reminder.method, "timing": reminder.timing}
     header |= {"next": reminder.next_due_unix_s, "nonce": reminder.nonce, "created": reminder.created_unix_s}
     header["held"] = reminder.held_until_unix_s
+    header |= {"overlap": reminder.overlap.value, "catch_up_s": reminder.catch_up_s, "skipped": reminder.skipped}
+    header["missed_until"] = reminder.missed_until_unix_s
     header |= {"fired": reminder.fired, "options": options_entry(reminder.options, frame)}
     header["arguments"] = arguments_entry(reminder.arguments, frame)
     return frame.close(header)
@@ -241,4 +244,9 @@ def decode_reminder(raw: bytes) -> Reminder:
         created_unix_s=header["created"],
         fired=header["fired"],
         held_until_unix_s=header["held"],
+        # Rows of before have none of these.
+        overlap=Overlap(header.get("overlap", Overlap.SKIP)),
+        catch_up_s=header.get("catch_up_s"),
+        skipped=header.get("skipped", 0),
+        missed_until_unix_s=header.get("missed_until"),
     )

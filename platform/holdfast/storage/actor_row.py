@@ -8,6 +8,7 @@ from typing import Any
 
 from holdfast.engine.graph import Graph, TaskOptions
 from holdfast.engine.plain_pickle import PlainPickle
+from holdfast.engine.schedules import Overlap
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor_records import DEFAULT_MAILBOX_LIMIT, Standing, Terms
 from holdfast.storage.payload import Payload
@@ -116,6 +117,10 @@ class Reminder(PlainPickle):
         created_unix_s: When that was.
         fired: How many calls it has made.
         held_until_unix_s: Not to be looked at before: its actor would not take the call.
+        overlap: What becomes of a time, of more than one, while a call of an earlier one waits in the mailbox.
+        catch_up_s: Times longer ago than this make no call, the others one each; None when it was not given.
+        skipped: How many times `overlap` did without, or had their call taken back.
+        missed_until_unix_s: Times up to this one were missed: they were too long ago when they were looked at.
     """
 
     name: str
@@ -128,6 +133,10 @@ class Reminder(PlainPickle):
     created_unix_s: float = 0.0
     fired: int = 0
     held_until_unix_s: float = 0.0
+    overlap: Overlap = Overlap.SKIP
+    catch_up_s: float | None = None
+    skipped: int = 0
+    missed_until_unix_s: float | None = None
 
     @property
     def look_unix_s(self) -> float:

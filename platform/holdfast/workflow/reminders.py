@@ -7,8 +7,9 @@ elsewhere; nothing here waits.
 from __future__ import annotations
 
 import math
+import time
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from holdfast.actors.client import fetch
 from holdfast.actors.storage_access import portable
@@ -21,6 +22,7 @@ from holdfast.engine.errors import ResultNotStoredError
 from holdfast.engine.virtual_actor_errors import VirtualActorNotFoundError
 from holdfast.listeners.schedule_triggers import Timing
 from holdfast.workflow.api import with_platform
+from holdfast.workflow.schedules import checked_catch_up, checked_overlap
 from holdfast.workflow.virtual_actors import VirtualActorHandle
 
 __all__ = ["cancel_reminder", "list_reminders", "remind"]
@@ -37,6 +39,8 @@ def remind(
     every_s: float | None = None,
     cron: str | None = None,
     timezone: str = "UTC",
+    overlap: Literal["skip", "queue", "allow", "replace"] = "skip",
+    catch_up_s: float | None = None,
     name: str | None = None,
     **kwargs: Any,
 ) -> None:
@@ -51,6 +55,11 @@ def remind(
         every_s: Again and again: seconds from one time to the next, 0.1 at least.
         cron: Again and again: five fields, as for `workflow.schedule`.
         timezone: Name of the time zone in which `cron` is read.
+        overlap: What becomes of a time while a call of an earlier one waits in the mailbox: it makes none ("skip"), one
+            as well ("queue"; "allow" is the same, as an actor runs one call at a time), or one in place of that
+            ("replace"). A reminder that has one time makes its call in any case.
+        catch_up_s: How long ago a time may be to make a call of its own, 10 at least; when not given, times that came
+            while nothing ran make one call together.
         name: Of the reminder; default: the method's. One of the same name takes the place of the one before.
         **kwargs: Its arguments by name.
 
@@ -59,7 +68,7 @@ def remind(
         AttributeError: There is no such method.
         VirtualActorNotFoundError: There is no such actor.
 
-    Semantics: each time is one call, whatever crashes. By a handle the reminder is durable when this returns. By
+    Semantics: no time makes its call twice, whatever crashes. By a handle the reminder is durable when this returns. By
     `self` it is set when the method takes effect, and not at all when the method raises.
     """
     definition = _definition(actor)
@@ -77,6 +86,14 @@ def remind(
         if at is not None or every_s is not None or cron is not None:
             raise ValueError("give exactly one of after_s=, at=, every_s= and cron= for a reminder")
     timing = None if after_s is not None else Timing.of(cron=cron, every_s=every_s, at=at, timezone=timezone)
+    back_s = None if catch_up_s is None else checked_catch_up(catch_up_s)
+    if back_s is not None and timing is not None and timing.at_unix_s is not None:
+        ago_s = time.time() - timing.at_unix_s
+        if ago_s > back_s:
+            raise ValueError(
+                f"at={at!r} is {ago_s:.0f} s ago and would be missed: give a time that is to come, "
+                f"or catch_up_s={math.ceil(ago_s) + 60}"
+            )
     change = SetReminder(
         name=_checked_name(method if name is None else name),
         method=method,
@@ -84,6 +101,8 @@ def remind(
         nonce=request_nonce(f"reminder {name}"),
         timing=timing,
         after_s=None if after_s is None else float(after_s),
+        overlap=checked_overlap(overlap),
+        catch_up_s=back_s,
     )
     _change(actor, change)
 
@@ -112,7 +131,9 @@ def list_reminders(actor: VirtualActorHandle) -> list[dict[str, Any]]:
         actor: Its handle.
 
     Returns:
-        Of each `name`, `method`, `next_due_unix_s` (seconds since the epoch) and `fired` (how many calls it has made).
+        Of each `name`, `method`, `next_due_unix_s` (seconds since the epoch), `fired` (how many calls it has made),
+        `overlap`, `catch_up_s`, `skipped` (how many times `overlap` did without) and `missed_until_unix_s` (times until
+        then were too long ago; None for none).
 
     Raises:
         VirtualActorNotFoundError: There is no such actor.
@@ -122,7 +143,16 @@ def list_reminders(actor: VirtualActorHandle) -> list[dict[str, Any]]:
     if found is None:
         raise VirtualActorNotFoundError(actor_id)
     return [
-        {"name": one.name, "method": one.method, "next_due_unix_s": one.next_due_unix_s, "fired": one.fired}
+        {
+            "name": one.name,
+            "method": one.method,
+            "next_due_unix_s": one.next_due_unix_s,
+            "fired": one.fired,
+            "overlap": one.overlap.value,
+            "catch_up_s": one.catch_up_s,
+            "skipped": one.skipped,
+            "missed_until_unix_s": one.missed_until_unix_s,
+        }
         for one in found
     ]
 

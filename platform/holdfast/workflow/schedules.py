@@ -222,9 +222,22 @@ def _next_runs(row: ScheduleRow, timing: Timing) -> list[datetime]:
 
 def _terms(cron: Any, every_s: Any, at: Any, timezone: Any, overlap: Any, catch_up_s: Any, coalesce: Any) -> Terms:
     timing = Timing.of(cron=cron, every_s=every_s, at=at, timezone=timezone)
+    _check_flag("coalesce", coalesce)
+    return Terms(
+        timing=timing, overlap=checked_overlap(overlap), catch_up_s=checked_catch_up(catch_up_s), coalesce=coalesce
+    )
+
+
+def checked_overlap(overlap: Any) -> Overlap:
+    """What a user gives as `overlap`, also of a reminder."""
     kinds = [kind.value for kind in Overlap]
     if overlap not in kinds:
         raise ValueError(f"overlap must be one of {', '.join(map(repr, kinds))}, not {overlap!r}")
+    return Overlap(overlap)
+
+
+def checked_catch_up(catch_up_s: Any) -> float:
+    """What a user gives as `catch_up_s`, also of a reminder."""
     if isinstance(catch_up_s, bool) or not isinstance(catch_up_s, int | float):
         raise TypeError(f"catch_up_s must be a number of seconds, not {catch_up_s!r}")
     if not _LEAST_CATCH_UP_S <= catch_up_s < math.inf:
@@ -232,8 +245,7 @@ def _terms(cron: Any, every_s: Any, at: Any, timezone: Any, overlap: Any, catch_
             f"catch_up_s must be {_LEAST_CATCH_UP_S:g} seconds or more, not {catch_up_s!r}: with less, a time that is "
             "looked at a little late would be dropped"
         )
-    _check_flag("coalesce", coalesce)
-    return Terms(timing=timing, overlap=Overlap(overlap), catch_up_s=float(catch_up_s), coalesce=coalesce)
+    return float(catch_up_s)
 
 
 def _check_flag(name: str, given: Any) -> None:

@@ -23,8 +23,17 @@ from holdfast.actors.virtual.operations import (
     OtherHost,
     SetReminder,
 )
-from holdfast.actors.virtual.reminders import HOLD_S, change_reminder, reminder_call, take_due
+from holdfast.actors.virtual.reminders import (
+    HOLD_S,
+    change_reminder,
+    origin_of,
+    pass_over,
+    reminder_call,
+    repeats,
+    take_due,
+)
 from holdfast.actors.virtual.requests import HEARING
+from holdfast.engine.schedules import Overlap
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor import key_mark
 from holdfast.engine.virtual_actor_classes import is_known_as, is_later_class
@@ -36,7 +45,7 @@ from holdfast.engine.virtual_actor_errors import (
     VirtualActorNotFoundError,
 )
 from holdfast.engine.virtual_actor_records import CallSpec, FinishedCall, Outcome, QueuedCall
-from holdfast.engine.virtual_actor_signals import Call, RetryDue
+from holdfast.engine.virtual_actor_signals import Call, CallWithdrawn, RetryDue
 from holdfast.listeners.forms import arguments_of
 from holdfast.storage import actor_reminders, subscriptions
 from holdfast.storage import actor_store as store
@@ -171,13 +180,25 @@ class Intake:
         return ActorDone(seq=seq, count=count)
 
     def _remind(self, txn: WriteTransaction, held: Held, name: str) -> int:
-        """Make the calls of a reminder that are due, as far as the mailbox takes them: one for each time."""
+        """Make the calls of a reminder that are due, as far as `overlap` lets them and the mailbox takes them."""
         seq, now, count = held.row.seq, self._actors.now_unix_s, 0
-        while (reminder := actor_reminders.find(txn, seq, name)) is not None and reminder.next_due_unix_s <= now:
-            if count >= CALLS_AT_ONCE:
-                # Its row is still in the index: the rest comes with the next look.
+        first = actor_reminders.find(txn, seq, name)
+        if first is not None:
+            pass_over(txn, seq, first, now)
+        for _ in range(CALLS_AT_ONCE):
+            # What is left then is still in the index: it comes with the next look.
+            reminder = actor_reminders.find(txn, seq, name)
+            if reminder is None or reminder.next_due_unix_s > now:
                 break
+            waiting = held.machine.waiting(origin_of(reminder)) if repeats(reminder) else []
+            if waiting and reminder.overlap is Overlap.SKIP:
+                self._actors.note_due(take_due(txn, seq, reminder, called=False, skipped=1))
+                continue
+            replaced = [] if reminder.overlap is not Overlap.REPLACE else [call for call in waiting if not call.failed]
             try:
+                for call in replaced:
+                    step = held.machine.apply(CallWithdrawn(number=call.number), now)
+                    self._actors.write(txn, held, step)
                 self._call(txn, held, reminder_call(seq, reminder), logged=True)
             except VirtualActorError as error:
                 log.warning("a reminder is held back name=%s actor_id=%s reason=%s", name, held.row.actor_id, error)
@@ -186,7 +207,7 @@ class Intake:
                 self._actors.note_due(held_back.held_until_unix_s)
                 break
             count += 1
-            self._actors.note_due(take_due(txn, seq, reminder))
+            self._actors.note_due(take_due(txn, seq, reminder, skipped=len(replaced)))
         return count
 
     def change_reminder(self, txn: WriteTransaction, operation: ChangeReminder) -> ActorOutcome:

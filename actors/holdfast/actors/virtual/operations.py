@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.plain_pickle import PlainPickle
+from holdfast.engine.schedules import Overlap
 from holdfast.engine.virtual_actor_records import CallSpec, Outcome
 from holdfast.engine.virtual_actor_signals import (
     ActorCommand,
@@ -32,6 +33,7 @@ class SetReminder(PlainPickle):
         nonce: Mark of this request: set twice it is set once.
         timing: The times; intervals are counted from the moment it is set.
         after_s: In place of `timing`: once, so many seconds from the moment it is set.
+        overlap, catch_up_s: As of a `Reminder`.
     """
 
     name: str
@@ -41,6 +43,8 @@ class SetReminder(PlainPickle):
     options: TaskOptions = field(default_factory=TaskOptions)
     timing: Timing | None = None
     after_s: float | None = None
+    overlap: Overlap = Overlap.SKIP
+    catch_up_s: float | None = None
 
     def __post_init__(self) -> None:
         if (self.timing is None) == (self.after_s is None):

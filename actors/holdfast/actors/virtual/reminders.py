@@ -7,9 +7,11 @@ from the one before, so they are the same in every host; nothing here reads a cl
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import replace
 
 from holdfast.actors.virtual.operations import CancelReminder, ReminderChange, SetReminder
+from holdfast.engine.schedules import Overlap, last_until
 from holdfast.engine.virtual_actor_errors import ReminderNotFoundError
 from holdfast.engine.virtual_actor_records import CallSpec
 from holdfast.listeners.schedule_triggers import Timing
@@ -19,6 +21,13 @@ from holdfast.storage.interface import WriteTransaction
 
 HOLD_S = 5.0
 """A reminder whose call is not taken (the mailbox is full, the actor is quarantined) is tried again so much later."""
+
+EACH_S = 10.0
+"""Where each time has a call: those of longer ago have one together, unless it was said how far back each counts."""
+
+_MICROSECOND = 1e-6
+
+log = logging.getLogger("holdfast")
 
 
 def change_reminder(
@@ -64,6 +73,8 @@ def change_reminder(
         arguments=change.arguments,
         options=change.options,
         created_unix_s=now_unix_s,
+        overlap=change.overlap,
+        catch_up_s=change.catch_up_s,
     )
     actor_reminders.save(txn, seq, reminder, was=known)
     return due
@@ -76,8 +87,50 @@ def _timing(change: SetReminder, now_unix_s: float) -> Timing:
     return change.timing.anchored(now_unix_s)
 
 
-def take_due(txn: WriteTransaction, seq: int, reminder: Reminder) -> float | None:
-    """A reminder has made the call of its time: go on to the next one.
+def pass_over(txn: WriteTransaction, seq: int, reminder: Reminder, now_unix_s: float) -> None:
+    """Go on to the first time that makes a call of its own, where several have passed.
+
+    Semantics: with `catch_up_s` times that are longer ago are missed. Without it they are as one, the last of them:
+    all that have passed when only one call may wait, those of more than `EACH_S` ago when each has a call.
+    """
+    next_after = Timing.from_json(reminder.timing).next_after
+    first, missed_until = reminder.next_due_unix_s, reminder.missed_until_unix_s
+    due: float | None = first
+    if reminder.catch_up_s is not None:
+        oldest = now_unix_s - reminder.catch_up_s
+        if first < oldest:
+            # From just before it: a time that is as long ago as allowed is not missed.
+            due, missed_until = next_after(max(first, oldest - _MICROSECOND)), oldest
+    else:
+        each_has_a_call = reminder.overlap in (Overlap.QUEUE, Overlap.ALLOW)
+        until = now_unix_s - (EACH_S if each_has_a_call else 0.0)
+        due = last_until(first, until, next_after) if first < until else first
+    if due == first:
+        return
+    if due is None:
+        log.warning("a reminder is dropped that was due too long ago name=%s due_unix_s=%s", reminder.name, first)
+        actor_reminders.drop(txn, seq, reminder)
+        return
+    moved = replace(reminder, next_due_unix_s=due, missed_until_unix_s=missed_until)
+    actor_reminders.save(txn, seq, moved, was=reminder)
+
+
+def repeats(reminder: Reminder) -> bool:
+    """Whether it has more than one time; one that has not is never done without."""
+    return Timing.from_json(reminder.timing).at_unix_s is None
+
+
+def take_due(
+    txn: WriteTransaction, seq: int, reminder: Reminder, *, called: bool = True, skipped: int = 0
+) -> float | None:
+    """A reminder is done with its time: go on to the next one.
+
+    Args:
+        txn: The caller's.
+        seq: The actor.
+        reminder: As it is in the store.
+        called: Whether the time made a call.
+        skipped: How many calls there are not, because of others.
 
     Returns:
         The next time; None when that was the last, and the reminder is gone.
@@ -86,9 +139,20 @@ def take_due(txn: WriteTransaction, seq: int, reminder: Reminder) -> float | Non
     if due is None:
         actor_reminders.drop(txn, seq, reminder)
         return None
-    moved = replace(reminder, next_due_unix_s=due, fired=reminder.fired + 1, held_until_unix_s=0.0)
+    moved = replace(
+        reminder,
+        next_due_unix_s=due,
+        fired=reminder.fired + called,
+        skipped=reminder.skipped + skipped,
+        held_until_unix_s=0.0,
+    )
     actor_reminders.save(txn, seq, moved, was=reminder)
     return due
+
+
+def origin_of(reminder: Reminder) -> str:
+    """Who asked for its calls, as they say themselves."""
+    return f"reminder {reminder.name}"
 
 
 def reminder_call(seq: int, reminder: Reminder) -> CallSpec:
@@ -99,6 +163,6 @@ def reminder_call(seq: int, reminder: Reminder) -> CallSpec:
         nonce=hashlib.blake2b(about.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(),
         arguments=reminder.arguments,
         options=reminder.options,
-        origin=f"reminder {reminder.name}",
+        origin=origin_of(reminder),
         lent=True,
     )
