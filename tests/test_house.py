@@ -34,7 +34,7 @@ PUBLIC_PACKAGES = ("holdfast.serve", "holdfast.workflow", "holdfast.listeners", 
 WORKFLOW_NAMES = {
     # Running and asking
     "init", "run", "run_async", "submit", "resume", "resume_async", "resume_all", "get_output", "get_output_async",
-    "list_all", "get_status", "get_metadata", "cancel", "delete", "shutdown", "platform_status",
+    "list_all", "get_status", "get_metadata", "cancel", "delete", "reset_actor", "shutdown", "platform_status",
     # Building
     "continuation", "options", "create", "step", "wait", "wait_for_event", "sleep", "Workflow", "Retry",
     # Events

@@ -13,16 +13,17 @@ from holdfast.actors.virtual.activations import Activations
 from holdfast.actors.virtual.intake import Intake
 from holdfast.actors.virtual.operations import AcceptCall, ActorBatch, ActorDone, ActorOperation, CallFrom, EndAttempt
 from holdfast.engine.virtual_actor import VirtualActor
-from holdfast.engine.virtual_actor_errors import MailboxFullError, VirtualActorQuarantinedError
+from holdfast.engine.virtual_actor_errors import CallCancelledError, MailboxFullError, VirtualActorQuarantinedError
 from holdfast.engine.virtual_actor_records import (
     ActorRecord,
     CallEnded,
     CallLogged,
     Condition,
+    Outcome,
     RetrySet,
     StandingChanged,
 )
-from holdfast.engine.virtual_actor_signals import MethodRaised, MethodReturned
+from holdfast.engine.virtual_actor_signals import AnswerCall, MethodRaised, MethodReturned
 from holdfast.storage import actor_reminders, actor_store, layout, leases, start_rows, subscriptions
 from holdfast.storage.interface import WriteTransaction
 from tests.simulation.actor_hosts import Host
@@ -262,6 +263,35 @@ def _leave_messages(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(start_rows, "remove", lambda txn, rule, event: txn.delete(layout.start(rule, event)))
 
 
+class CancellingWorld(ActorWorld):
+    """Much is cancelled."""
+
+    cancels = 0.5
+
+
+def _ended(end: Callable[[Any, Any, Any, Callable[..., None]], None]) -> Callable[[pytest.MonkeyPatch], None]:
+    """A call that is cancelled ends otherwise."""
+    honest = VirtualActor._end
+    return lambda patch: patch.setattr(
+        VirtualActor, "_end", lambda machine, call, step: end(machine, call, step, honest)
+    )
+
+
+def _let_it_take_effect(machine: Any, call: Any, step: Any, honest: Callable[..., None]) -> None:
+    if machine.standing.initialized and call.continues is None and call.spec.nonce != "must not run":
+        machine._take_effect(dump_state([*load_state(machine.standing.state), call.spec.nonce]))
+    honest(machine, call, step)
+
+
+def _only_say_so(machine: Any, call: Any, step: Any, honest: Callable[..., None]) -> None:
+    outcome = Outcome(error=CallCancelledError(machine.actor_id, call.name), version=machine.standing.version)
+    step.commands.append(AnswerCall(number=call.number, nonce=call.spec.nonce, outcome=outcome))
+
+
+def _end_the_last(machine: Any, call: Any, step: Any, honest: Callable[..., None]) -> None:
+    honest(machine, machine.calls[-1], step)
+
+
 FAULTS = (
     ActorFault("memory is kept that was ahead of the store", _keep_memory),
     ActorFault("a stale epoch is accepted", _accept_stale_epochs),
@@ -278,6 +308,9 @@ FAULTS = (
     ActorFault("the next writer does not wait for a sub-workflow", _wait_for_no_sub_workflow),
     ActorFault("what a method did before it raised is kept", make=CarelessWorld),
     ActorFault("what an old attempt reports is taken", make=BelievingWorld),
+    ActorFault("a call that is cancelled takes effect", _ended(_let_it_take_effect), CancellingWorld),
+    ActorFault("a call is said to be cancelled and is not", _ended(_only_say_so), CancellingWorld),
+    ActorFault("another call is cancelled in its place", _ended(_end_the_last), CancellingWorld),
     ActorFault("a mailbox has no limit", _have_no_limit),
     ActorFault("a reminder skips times", _skip_times),
     ActorFault("calls of a reminder pile up", _pile_up),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from holdfast.actors.virtual.reminders import origin_of, reminder_call, repeats
 from holdfast.engine.schedules import Overlap
 from holdfast.engine.transitions import WorkflowStatus
-from holdfast.engine.virtual_actor_errors import CallWithdrawnError
+from holdfast.engine.virtual_actor_errors import CallCancelledError, CallWithdrawnError
 from holdfast.engine.virtual_actor_records import Condition, FinishedCall, Outcome, status_of
 from holdfast.listeners.schedule_triggers import Timing
 from holdfast.storage import actor_reminders, layout, leases
@@ -46,6 +46,7 @@ class ActorAuditor:
         limit: Of each mailbox.
         ended: Calls that have ended, by nonce.
         told: Nonces of calls that somebody was told are accepted.
+        cancelled: Nonces of calls that were cancelled, and whether they had gone on as a workflow before.
     """
 
     def __init__(self, limit: int) -> None:
@@ -53,6 +54,9 @@ class ActorAuditor:
         self.limit = limit
         self.ended: dict[str, FinishedCall] = {}
         self.told: set[str] = set()
+        self.cancelled: dict[str, bool] = {}
+        self._gone_on: set[str] = set()
+        self._over: set[tuple[int, int]] = set()
         self._numbers: dict[str, tuple[int, bool]] = {}
         self._last: dict[int, int] = defaultdict(lambda: -1)
         self._accepted: dict[int, set[int]] = defaultdict(set)
@@ -97,6 +101,9 @@ class ActorAuditor:
             assert isinstance(call, FinishedCall)
             demand(call.nonce not in self.ended, "a call ends once", call.nonce)
             self.ended[call.nonce] = call
+            self._over.add((row.seq, call.number))
+            if isinstance(call.outcome.error, CallCancelledError):
+                self.cancelled[call.nonce] = call.nonce in self._gone_on
             self._numbers[call.nonce] = (call.number, False)
             self._accepted[row.seq].discard(call.number)
         queued = store.load_calls(txn, row.seq)
@@ -104,6 +111,8 @@ class ActorAuditor:
             demand(one.spec.nonce not in self.ended, "what has ended is in no mailbox", one.spec.nonce)
             self._numbers[one.spec.nonce] = (one.number, one.spec.inside is not None)
             self._accepted[row.seq].add(one.number)
+            if one.continues is not None:
+                self._gone_on.add(one.spec.nonce)
         lost = self._accepted[row.seq] - {one.number for one in queued}
         demand(not lost, "what was accepted is in the mailbox until it ends", f"{lost}")
         demand(len(queued) <= self.limit, "a mailbox keeps its limit", f"{len(queued)}")
@@ -169,11 +178,17 @@ class ActorAuditor:
         """A caller was told how its call ended."""
         if not final:
             return
+        if isinstance(outcome.error, CallCancelledError) and len(nonce) == 8:
+            demand(nonce in self.cancelled, "whoever hears that a call was cancelled hears the truth", nonce)
         if outcome.value is None or outcome.value.caught:
             return
         demand(nonce in self.states.get(seq, []), "a value is told when it is durable", nonce)
         call = self.ended.get(nonce)
         demand(call is not None and call.outcome == outcome, "everybody is told the same", nonce)
+
+    def on_cancelled(self, seq: int, number: int) -> None:
+        """Somebody was told that a call has been cancelled, just now."""
+        demand((seq, number) in self._over, "what was cancelled is over", f"call {number}")
 
     def on_events(self, nonces: list[str]) -> None:
         """Events of one actor have all been calls.
@@ -208,5 +223,8 @@ class ActorAuditor:
             expected = effects.get(nonce)
             if isinstance(call.outcome.error, CallWithdrawnError):
                 expected = False
+            if nonce in self.cancelled:
+                # What it had committed when it went on stays; else it leaves nothing, whatever it did later.
+                expected = self.cancelled[nonce]
             if expected is not None:
                 demand((nonce in everywhere) is expected, "what takes effect is what should", f"{nonce} {call}")

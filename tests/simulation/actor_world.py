@@ -16,10 +16,12 @@ from holdfast.actors.virtual.forsaken import give_away
 from holdfast.actors.virtual.operations import (
     AcceptCall,
     ActorBatch,
+    ActorDone,
     ActorOperation,
     ActorOutcome,
     CallAccepted,
     CallFrom,
+    CancelCall,
     ChangeReminder,
     CreateActor,
     DeleteActor,
@@ -71,8 +73,8 @@ SOURCE = "kafka/test/topic"
 class Sub:
     """A sub-workflow, as the executors know it."""
 
-    def __init__(self, nonce: str, fails: bool) -> None:
-        self.nonce, self.fails = nonce, fails
+    def __init__(self, nonce: str, fails: bool, mark: str) -> None:
+        self.nonce, self.fails, self.mark = nonce, fails, mark
         self.ended = False
 
 
@@ -84,9 +86,11 @@ class ActorWorld:
 
     Attributes:
         fewer_hosts: How often it comes about that a host does not come back.
+        cancels: How often somebody cancels a call.
     """
 
     fewer_hosts = 0.15
+    cancels = 0.08
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -339,6 +343,25 @@ class ActorWorld:
         self._ask(actor, accept, told, random.choice((0.0, 0.0, random.uniform(0, 2))))
         if random.random() < 0.05:
             self._ask(actor, WithdrawCall(actor_id=actor, mark=mark), lambda _: None, random.uniform(0, 3))
+        if random.random() < self.cancels:
+            self.clock.after(random.uniform(0, 4), lambda: self._cancel(actor, mark))
+
+    def _cancel(self, actor: str, mark: str) -> None:
+        """Somebody ends a call, by its name."""
+        found = [
+            call
+            for host in self.hosts.values()
+            for held in host.core.held.values()
+            if (call := held.machine.find(mark)) is not None
+        ]
+        if not found:
+            return
+
+        def hear(outcome: ActorOutcome) -> None:
+            if isinstance(outcome, ActorDone) and outcome.fresh:
+                self.auditor.on_cancelled(outcome.seq, outcome.number)
+
+        self._ask(actor, CancelCall(actor_id=actor, name=found[0].name), hear)
 
     def _read(self, actor: str) -> None:
         host = self.hosts[self.random.choice(HOSTS)]
@@ -361,7 +384,7 @@ class ActorWorld:
         demand(bool(about.request.graph.nodes), "what a call goes on with is kept", about.workflow_id)
         sub = self.subs.get(about.workflow_id)
         if sub is None:
-            sub = self.subs[about.workflow_id] = Sub(about.nonce, plan.sub_fails)
+            sub = self.subs[about.workflow_id] = Sub(about.nonce, plan.sub_fails, mark)
             self.clock.after(0.0, lambda: self._run_sub(sub, row, command.call.number, list(plan.parts)))
         demand(sub.nonce == about.nonce, "a sub-workflow is submitted once", about.workflow_id)
         demand(mark in self.auditor.states.get(row.seq, []), "what a call did is seen while it goes on", mark)
@@ -383,6 +406,10 @@ class ActorWorld:
 
     def _run_sub(self, sub: Sub, row: ActorRow, number: int, parts: list[str]) -> None:
         """The tasks of the sub-workflow: those that call the actor itself, one after the other."""
+        if sub.mark in self.auditor.cancelled:
+            # It is cancelled with its call.
+            sub.ended = True
+            return
         if not parts:
             self.clock.after(self.random.uniform(0, 3), lambda: setattr(sub, "ended", True))
             return
@@ -392,6 +419,9 @@ class ActorWorld:
         asked = AcceptCall(actor_id=row.actor_id, call=spec_of(plan, inside=number), logged=False)
 
         def hear(outcome: ActorOutcome) -> None:
+            if sub.mark in self.auditor.cancelled:
+                sub.ended = True
+                return
             over = isinstance(outcome, CallOverError) or (
                 isinstance(outcome, CallAccepted)
                 and outcome.outcome is not None

@@ -19,6 +19,7 @@ from holdfast.actors.virtual.operations import (
     ActorOutcome,
     CallAccepted,
     CallFrom,
+    CancelCall,
     CancelReminder,
     ChangeReminder,
     CreateActor,
@@ -29,6 +30,7 @@ from holdfast.actors.virtual.operations import (
     OtherHost,
     RecoverActor,
     ReminderChange,
+    ResetActor,
     ResumeActor,
     SetReminder,
     SweepDeleted,
@@ -40,6 +42,7 @@ from holdfast.engine.schedules import Overlap
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor import key_mark
 from holdfast.engine.virtual_actor_errors import (
+    CallNotFoundError,
     CallOutcomeForgottenError,
     HostReplacedError,
     IdTakenError,
@@ -47,10 +50,12 @@ from holdfast.engine.virtual_actor_errors import (
     OtherClassError,
     OutOfTurnError,
     ReminderNotFoundError,
+    VirtualActorBusyError,
     VirtualActorNotFoundError,
     VirtualActorNotInitializedError,
     VirtualActorNotResumableError,
     VirtualActorQuarantinedError,
+    VirtualActorVersionError,
 )
 from holdfast.engine.virtual_actor_records import DEATHS_ALLOWED, CallSpec
 from holdfast.engine.virtual_actor_signals import (
@@ -658,6 +663,46 @@ def test_a_reminder_can_be_replaced_and_cancelled_and_its_request_repeated() -> 
     assert isinstance(house.ask(first), ActorDone)
     with house.kv.read() as txn:
         assert actor_reminders.list_reminders(txn, 1) == []
+
+
+# -- a way out ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_is_cancelled_by_its_name_once_and_one_that_never_was_is_said() -> None:
+    house = House().made()
+    house.perform(house.call("1"), house.call("2"))
+    cancel = CancelCall(actor_id="a", name="add_1")
+    assert house.ask(cancel) == ActorDone(seq=1, number=2, ended="add_1")
+    assert house.ask(cancel) == ActorDone(seq=1, fresh=False, ended="add_1")
+    assert isinstance(house.ask(CancelCall(actor_id="a", name="never")), CallNotFoundError)
+    assert isinstance(house.ask(CancelCall(actor_id="b", name="add")), VirtualActorNotFoundError)
+    with house.kv.read() as txn:
+        assert [call.spec.nonce for call in actor_store.load_calls(txn, 1)] == ["1"]
+
+
+def test_a_reset_that_is_asked_for_again_is_done_once() -> None:
+    house = House(class_version=3).made()
+    house.perform(house.call("1"), house.call("2"), house.call("3"))
+    reset = ResetActor(actor_id="a", nonce="r", state=json_state("given"), expected_version=1)
+    assert house.ask(reset) == ActorDone(seq=1, ended="add")
+    assert house.ask(reset) == ActorDone(seq=1, fresh=False, ended="add")
+    assert house.ask(reset, host="two") == OtherHost(host="one")
+    with house.kv.read() as txn:
+        assert [call.spec.nonce for call in actor_store.load_calls(txn, 1)] == ["2", "3"]
+    standing = house.row().standing
+    assert (standing.version, standing.state) == (2, replace(json_state("given"), class_version=3))
+    assert isinstance(house.ask(replace(reset, nonce="other")), VirtualActorVersionError)
+
+
+def test_an_actor_that_works_is_not_deleted_and_its_call_is_named() -> None:
+    house = House().made()
+    house.perform(house.call("1"))
+    refused = house.ask(DeleteActor(actor_id="a", nonce="d"))
+    assert isinstance(refused, VirtualActorBusyError)
+    assert isinstance(refused, WorkflowStillActiveError)
+    assert "workflow.cancel('a/add')" in str(refused)
+    house.perform(CancelCall(actor_id="a", name="add"))
+    assert isinstance(house.ask(DeleteActor(actor_id="a", nonce="d")), ActorDone)
 
 
 # -- events ------------------------------------------------------------------------------------------------------------

@@ -100,6 +100,10 @@ class BlackBox:
         """
         _ENTRY.pack_into(self._map, thread % _THREADS * _ENTRY.size, *(_NOBODY if key is None else key))
 
+    def forget_who_runs(self) -> None:
+        """Say that the process is about to be ended, and that nobody who runs is to blame."""
+        self._map[:_RAN_SIZE] = _NOBODY_RAN
+
     def accuse(self, key: Key) -> None:
         """Say that the process is about to be ended for this one, and that nobody else who runs is to blame."""
         _ENTRY.pack_into(self._map, _THREADS * _ENTRY.size, *key)

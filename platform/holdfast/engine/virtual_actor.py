@@ -27,6 +27,7 @@ from holdfast.engine.timers import CLOCK_GRAIN_S
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.values import Value
 from holdfast.engine.virtual_actor_errors import (
+    CallCancelledError,
     CallNotWithdrawnError,
     CallOverError,
     CallWithdrawnError,
@@ -35,6 +36,7 @@ from holdfast.engine.virtual_actor_errors import (
     VirtualActorNotInitializedError,
     VirtualActorNotResumableError,
     VirtualActorQuarantinedError,
+    VirtualActorVersionError,
 )
 from holdfast.engine.virtual_actor_records import (
     DEATHS_ALLOWED,
@@ -57,9 +59,11 @@ from holdfast.engine.virtual_actor_records import (
 from holdfast.engine.virtual_actor_signals import (
     UNCHANGED,
     ActorCommand,
+    ActorReset,
     ActorSignal,
     AnswerCall,
     Call,
+    CallCancelled,
     CallKept,
     CallWithdrawn,
     HostDied,
@@ -223,6 +227,7 @@ class VirtualActor:
                 A call is refused.
             VirtualActorNotResumableError: There is nothing to resume.
             CallNotWithdrawnError: The call runs, or is over.
+            VirtualActorVersionError: It is not to be reset from this version.
 
         Semantics: when it raises nothing has changed.
         """
@@ -242,6 +247,10 @@ class VirtualActor:
                 self._resume(step)
             case CallWithdrawn():
                 self._withdraw(signal, step)
+            case CallCancelled():
+                self._cancel(signal, step)
+            case ActorReset():
+                self._reset(signal, step)
             case CallKept():
                 for call in self._calls:
                     if call.number == signal.number and not call.logged:
@@ -334,6 +343,40 @@ class VirtualActor:
             raise CallNotWithdrawnError(self.actor_id, f"number {signal.number}")
         # One that holds the mailbox has run, and ends as it had failed.
         error = self._standing.error if call.failed else CallWithdrawnError(self.actor_id, call.name)
+        self._finish(call, Outcome(error=error), step)
+
+    def _cancel(self, signal: CallCancelled, step: ActorStep) -> None:
+        call = next((call for call in self._calls if call.number == signal.number), None)
+        if call is not None and not (signal.gone_on and call.continues is None):
+            self._end(call, step)
+
+    def _reset(self, signal: ActorReset, step: ActorStep) -> None:
+        if signal.expected_version not in (None, self._standing.version):
+            raise VirtualActorVersionError(self.actor_id, signal.expected_version or 0, self._standing.version)
+        if self._calls:
+            if signal.state is not UNCHANGED:
+                # There is a state that the others can run on, also when this one was to make it.
+                self._move(initialized=True)
+            self._end(self._calls[0], step)
+        if signal.state is not UNCHANGED:
+            self._take_effect(signal.state)
+        if self._standing.condition is not Condition.SOUND:
+            self._move(condition=Condition.SOUND, error=None, deaths=0)
+
+    def _end(self, call: QueuedCall, step: ActorStep) -> None:
+        """End a call, wherever it has come to. What it does from now on is not to be seen."""
+        error: Any = CallCancelledError(self.actor_id, call.name)
+        if call is self._calls[0]:
+            self._drop_inner(error, step)
+            self._stop(step)
+            self._follows = False
+            if call.failed:
+                # Its caller has heard how it failed.
+                error = self._standing.error
+        if call.failed and self._standing.condition is Condition.SUSPENDED:
+            self._move(condition=Condition.SOUND, error=None)
+        if not call.failed:
+            self._move(said=str(error))
         self._finish(call, Outcome(error=error), step)
 
     def _goes_on(self, call: QueuedCall) -> bool:
@@ -555,7 +598,7 @@ class VirtualActor:
             reason = "it is not held up by anything"
             if not self._standing.initialized and not self._calls:
                 reason = "its constructor failed; call get_or_create again"
-            raise VirtualActorNotResumableError(self.actor_id, reason)
+            raise VirtualActorNotResumableError(self.actor_id, reason, self._calls[0].name if self._calls else "")
         self._move(condition=Condition.SOUND, error=None, deaths=0)
         if self._calls and self._calls[0].failed:
             # A sub-workflow that has failed is resumed, and its call stays marked until that is over.

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from holdfast.engine.errors import HoldfastError, WorkflowError, WorkflowNotFoundError
+from holdfast.engine.errors import (
+    HoldfastError,
+    WorkflowCancellationError,
+    WorkflowError,
+    WorkflowNotFoundError,
+    WorkflowStillActiveError,
+)
 
 
 class VirtualActorError(WorkflowError):
@@ -95,12 +101,16 @@ class VirtualActorCycleError(VirtualActorError):
 class VirtualActorNotResumableError(VirtualActorError, ValueError):
     """An actor has nothing to be resumed."""
 
-    def __init__(self, actor_id: str, reason: str) -> None:
-        super().__init__(actor_id, reason)
-        self.actor_id, self.reason = actor_id, reason
+    def __init__(self, actor_id: str, reason: str, call: str = "") -> None:
+        super().__init__(actor_id, reason, call)
+        self.actor_id, self.reason, self.call = actor_id, reason, call
 
     def __str__(self) -> str:
-        return f"virtual actor {self.actor_id!r} is not resumable: {self.reason}."
+        said = f"virtual actor {self.actor_id!r} is not resumable: {self.reason}."
+        if self.call:
+            way_out = f"workflow.cancel({self.actor_id + '/' + self.call!r})"
+            said += f" Its call {self.call!r} is not over: if that is stuck, end it with {way_out}."
+        return said
 
 
 class VirtualActorStateError(VirtualActorError):
@@ -138,6 +148,96 @@ class CallWithdrawnError(VirtualActorError):
 
     def __str__(self) -> str:
         return f"the call {self.call} of virtual actor {self.actor_id!r} was withdrawn before it ran."
+
+
+class CallCancelledError(VirtualActorError, WorkflowCancellationError):
+    """A call of a virtual actor was cancelled while somebody waited for its result."""
+
+    def __init__(self, actor_id: str, call: str) -> None:
+        WorkflowCancellationError.__init__(self, f"{actor_id}/{call}")
+        self.args = (actor_id, call)
+        self.actor_id, self.call = actor_id, call
+
+    def __str__(self) -> str:
+        return (
+            f"the call {self.call!r} of virtual actor {self.actor_id!r} was cancelled. What it had not committed is "
+            "not in the state. Call again if it is still wanted."
+        )
+
+
+class CallNotFoundError(VirtualActorError, WorkflowNotFoundError):
+    """A virtual actor has no call of this name, or nothing is kept of it any more."""
+
+    def __init__(self, actor_id: str, call: str) -> None:
+        WorkflowNotFoundError.__init__(self, f"{actor_id}/{call}")
+        self.args = (actor_id, call)
+        self.actor_id, self.call = actor_id, call
+
+    def __str__(self) -> str:
+        return (
+            f"virtual actor {self.actor_id!r} has no call {self.call!r}. "
+            f"workflow.describe({self.actor_id!r}) names the one that runs."
+        )
+
+
+class VirtualActorNotCancellableError(VirtualActorError, ValueError):
+    """A virtual actor was to be cancelled: its calls can be, and it can be reset or deleted."""
+
+    def __init__(self, actor_id: str, call: str) -> None:
+        super().__init__(actor_id, call)
+        self.actor_id, self.call = actor_id, call
+
+    def __str__(self) -> str:
+        way_out = "It has no call that is not over."
+        if self.call:
+            way_out = (
+                f"workflow.cancel({self.actor_id + '/' + self.call!r}) ends its call {self.call!r}; "
+                f"workflow.reset_actor({self.actor_id!r}) does, and can give the actor another state."
+            )
+        return f"{self.actor_id!r} is a virtual actor, and no workflow or call that can be cancelled. {way_out}"
+
+
+class VirtualActorBusyError(VirtualActorError, WorkflowStillActiveError):
+    """The operation needs a virtual actor whose calls are all over."""
+
+    def __init__(self, operation: str, actor_id: str, call: str) -> None:
+        WorkflowStillActiveError.__init__(self, operation, actor_id)
+        self.args = (operation, actor_id, call)
+        self.actor_id, self.call = actor_id, call
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operation} could not be done: virtual actor {self.actor_id!r} has a call {self.call!r} that is not "
+            f"over. Wait for it, or end it with workflow.cancel({self.actor_id + '/' + self.call!r}) first."
+        )
+
+
+class VirtualActorVersionError(VirtualActorError):
+    """The state of a virtual actor is not the one that the caller has seen. Nothing was done."""
+
+    def __init__(self, actor_id: str, expected: int, version: int) -> None:
+        super().__init__(actor_id, expected, version)
+        self.actor_id, self.expected, self.version = actor_id, expected, version
+
+    def __str__(self) -> str:
+        return (
+            f"the state of virtual actor {self.actor_id!r} has version {self.version}, and not {self.expected}: calls "
+            f"have taken effect since. Nothing was done. Look at the actor again, workflow.describe({self.actor_id!r})."
+        )
+
+
+class AttemptAbandonedError(VirtualActorError):
+    """A method that was cancelled, or ran over its time, asks for something: nobody waits for it any more."""
+
+    def __init__(self, actor_id: str, call: str) -> None:
+        super().__init__(actor_id, call)
+        self.actor_id, self.call = actor_id, call
+
+    def __str__(self) -> str:
+        return (
+            f"this attempt of the call {self.call!r} of virtual actor {self.actor_id!r} was cancelled, or ran over its "
+            "time limit: what it still asks for is not done."
+        )
 
 
 class CallOverError(VirtualActorError):

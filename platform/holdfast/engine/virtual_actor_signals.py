@@ -133,6 +133,32 @@ class CallWithdrawn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallCancelled:
+    """Somebody ends a call: one that waits, runs, or holds the mailbox. What it has not committed is not to be seen.
+
+    Attributes:
+        number: Which.
+        gone_on: Only if it has gone on as a workflow.
+    """
+
+    number: int
+    gone_on: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorReset:
+    """Somebody gets a stuck actor going: the first call of the mailbox is ended, and nothing holds up the others.
+
+    Attributes:
+        state: The state to go on from; UNCHANGED for the one that is committed.
+        expected_version: Of the state that the caller has seen: at another one nothing is done. None for any.
+    """
+
+    state: Any = UNCHANGED
+    expected_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallKept:
     """A call that had no row gets one: it takes long, and is to be seen."""
 
@@ -150,6 +176,8 @@ ActorSignal: TypeAlias = (
     | RetryDue
     | ResumeRequested
     | CallWithdrawn
+    | CallCancelled
+    | ActorReset
     | CallKept
 )
 

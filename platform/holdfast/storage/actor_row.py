@@ -169,6 +169,8 @@ class ActorDescription(PlainPickle):
         host: The host that has been given it last; empty for none.
         created_unix_s: When it was made.
         reminders: How many it has.
+        current_call: The first call that is accepted and not over, of those with a row: the one that runs, or that the
+            others wait for. Empty for none. `workflow.cancel("<actor_id>/<current_call>")` ends it.
     """
 
     actor_id: str
@@ -185,3 +187,4 @@ class ActorDescription(PlainPickle):
     host: str
     created_unix_s: float
     reminders: int
+    current_call: str = ""

@@ -423,6 +423,7 @@ def describe(txn: ReadTransaction, row: ActorRow) -> ActorDescription:
         host=holder(txn, row.seq),
         created_unix_s=row.created_unix_s,
         reminders=sum(1 for _ in txn.scan(layout.reminder(row.seq))),
+        current_call=next((decode_queued(-1, raw, None).name for _, raw in txn.scan(layout.mailbox(row.seq))), ""),
     )
 
 

@@ -67,6 +67,7 @@ from holdfast.workflow.virtual_actors import (
     get_actor,
     list_actors,
     migrate,
+    reset_actor,
     virtual_actor,
 )
 
@@ -130,6 +131,7 @@ __all__ = [
     "platform_status",
     "remind",
     "replay_dead_letter",
+    "reset_actor",
     "resume",
     "resume_all",
     "resume_async",

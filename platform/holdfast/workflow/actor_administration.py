@@ -8,7 +8,8 @@ there is none. Nothing here decides anything about an actor.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -17,7 +18,8 @@ from holdfast.actors.client import Platform, fetch
 from holdfast.actors.virtual import client
 from holdfast.actors.virtual.requests import ActorPlace, CallView
 from holdfast.engine.transitions import WorkflowStatus
-from holdfast.storage.actor_row import ActorDescription
+from holdfast.engine.virtual_actor_errors import CallNotFoundError, VirtualActorNotCancellableError
+from holdfast.storage.actor_row import ActorDescription, ActorState
 
 _PAGE = 1000
 
@@ -56,6 +58,61 @@ def delete_actor(platform: Platform, actor_id: str) -> bool:
     if place is not None:
         client.ask(platform, place, "delete", actor_id, uuid.uuid4().hex)
     return place is not None
+
+
+def cancel_call(platform: Platform, call_id: str) -> bool:
+    """End the call `<actor id>/<call>`. Returns whether there is such an actor.
+
+    Raises:
+        VirtualActorNotCancellableError: It is the id of an actor itself.
+        CallNotFoundError: An actor of this id has no such call.
+    """
+    found = find_description(platform, call_id)
+    if found is not None:
+        raise VirtualActorNotCancellableError(call_id, found.current_call)
+    refused: CallNotFoundError | None = None
+    for actor_id, name in _calls_of(call_id):
+        place = find_place(platform, actor_id)
+        if place is None:
+            continue
+        try:
+            client.ask(platform, place, "cancel_call", actor_id, name)
+            return True
+        except CallNotFoundError as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused
+    return False
+
+
+def end_call_of(platform: Platform, workflow_id: str) -> None:
+    """End the call that has gone on as a workflow, which was cancelled: it does not hold up the mailbox."""
+    for actor_id, name in _calls_of(workflow_id):
+        place = find_place(platform, actor_id)
+        if place is not None:
+            with suppress(CallNotFoundError):
+                client.ask(platform, place, "cancel_call", actor_id, name, True)
+
+
+def reset_actor(platform: Platform, actor_id: str, state: ActorState | None, expected_version: int | None) -> bool:
+    """End the call that an actor is stuck in, and give it another state. Returns whether there is one of this id.
+
+    Raises:
+        VirtualActorVersionError: Its state is of another version.
+    """
+    place = find_place(platform, actor_id)
+    if place is not None:
+        client.ask(platform, place, "reset", actor_id, uuid.uuid4().hex, state, expected_version)
+    return place is not None
+
+
+def _calls_of(call_id: str) -> Iterator[tuple[str, str]]:
+    """(actor id, call) that an id may name: either may have a slash in it."""
+    at = call_id.rfind("/")
+    while at > 0:
+        if call_id[at + 1 :]:
+            yield call_id[:at], call_id[at + 1 :]
+        at = call_id.rfind("/", 0, at)
 
 
 def resume_actor(platform: Platform, actor_id: str) -> ray.ObjectRef[Any] | None:

@@ -59,6 +59,7 @@ __all__ = [
     "platform_status",
     "remind",
     "replay_dead_letter",
+    "reset_actor",
     "resume",
     "resume_all",
     "resume_async",
@@ -119,6 +120,7 @@ delete_dead_letter = _twin(outside_sources.delete_dead_letter)
 get_actor = _twin(virtual_actors.get_actor)
 list_actors = _twin(virtual_actors.list_actors)
 describe = _twin(virtual_actors.describe)
+reset_actor = _twin(virtual_actors.reset_actor)
 
 remind = _twin(reminders.remind)
 cancel_reminder = _twin(reminders.cancel_reminder)

@@ -342,16 +342,24 @@ def get_metadata(workflow_id: str, task_id: str | None = None, *, name: str | No
 
 
 def cancel(workflow_id: str) -> None:
-    """Stop a workflow for good.
+    """Stop a workflow for good; or one call of a virtual actor, `<actor id>/<call>`.
 
     Raises:
-        WorkflowNotFoundError: There is no such workflow.
+        WorkflowNotFoundError: There is no such workflow, and no such call.
+        VirtualActorNotCancellableError: It is a virtual actor.
 
     Semantics: when it returns the status is CANCELED and what ran for it has been killed. A workflow that has
-    succeeded stays so.
+    succeeded stays so. Of a call docs/semantics.md says more, "A stuck actor has a way out".
     """
     check_workflow_id(workflow_id)
-    _accepted(_asking(workflow_id, "cancel", workflow_id, uuid.uuid4().hex))
+    outcome = _asking(workflow_id, "cancel", workflow_id, uuid.uuid4().hex)
+    if isinstance(outcome, WorkflowNotFoundError) and with_platform(
+        lambda platform: actor_administration.cancel_call(platform, workflow_id)
+    ):
+        return
+    _accepted(outcome)
+    if "/" in workflow_id:
+        with_platform(lambda platform: actor_administration.end_call_of(platform, workflow_id))
 
 
 def delete(workflow_id: str) -> None:

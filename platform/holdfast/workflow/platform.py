@@ -13,6 +13,7 @@ import ray
 
 from holdfast.actors.client import Platform, find_platform, start_platform, stop_platform
 from holdfast.actors.management import PlatformConfig
+from holdfast.actors.virtual.context import refuse_left
 from holdfast.listeners.kafka_settings import connection_of_environment, parse_connections
 from holdfast.storage.location import parse_location
 from holdfast.storage.retention import Retention
@@ -103,7 +104,12 @@ def platform_status() -> dict[str, Any]:
 
 
 def get_platform() -> Platform:
-    """The platform of this cluster; started with the defaults when there is none."""
+    """The platform of this cluster; started with the defaults when there is none.
+
+    Raises:
+        AttemptAbandonedError: In a virtual actor's method that was cancelled, or ran over its time.
+    """
+    refuse_left()
     if not ray.is_initialized():
         open_platform()
     platform = find_platform()

@@ -39,16 +39,19 @@ from holdfast.actors.virtual.definition import (
     OnError,
     VirtualActor,
     definition_of,
+    has_own_state,
     migration,
     prepare,
     split_options,
 )
 from holdfast.actors.virtual.hosting import check_call_options, check_ray_options, describe_hosting, kind_of
 from holdfast.actors.virtual.requests import CONSTRUCTOR, ActorPlace, CallRequest, ClassRequest
+from holdfast.actors.virtual.state import encode_state
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.virtual_actor_errors import VirtualActorNotFoundError
 from holdfast.engine.virtual_actor_records import DEFAULT_MAILBOX_LIMIT
-from holdfast.storage.actor_row import ActorDescription, ActorView
+from holdfast.storage.actor_row import ActorDescription, ActorState, ActorView
+from holdfast.workflow import actor_administration
 from holdfast.workflow.actor_administration import find_description, find_place
 from holdfast.workflow.api import check_workflow_id, with_platform
 from holdfast.workflow.platform import get_platform
@@ -62,6 +65,7 @@ __all__ = [
     "get_actor",
     "list_actors",
     "migrate",
+    "reset_actor",
     "virtual_actor",
 ]
 
@@ -507,6 +511,51 @@ def list_actors(
         lambda platform: fetch(platform.management.list_virtual_actors.remote(name, prefix, after, limit))
     )
     return found
+
+
+def reset_actor(actor_id: str, *, state: Any = None, expected_version: int | None = None) -> None:
+    """Get a virtual actor going that is stuck: end the call that runs or holds up the others, and give it a state.
+
+    Args:
+        actor_id: The actor.
+        state: The state to go on from, of the class as it was last given to `get_or_create`: what its `__getstate__`
+            would give, else a dict of its attributes. None: the state that was committed last.
+        expected_version: `describe(actor_id).state_version` as it was when you looked: at another one nothing is done.
+            None for any.
+
+    Raises:
+        VirtualActorNotFoundError: There is no such actor.
+        VirtualActorVersionError: Its state has another version: calls have taken effect since.
+        TypeError: The state is not one of its class, or cannot be stored; the version is not a whole number.
+
+    Semantics: docs/semantics.md, "A stuck actor has a way out". Durable when this returns. The caller of the call that
+    is ended gets WorkflowCancellationError; the calls behind it stay, and run on the state. What suspended or
+    quarantined the actor does so no more.
+    """
+    check_workflow_id(actor_id)
+    if expected_version is not None and (isinstance(expected_version, bool) or not isinstance(expected_version, int)):
+        raise TypeError(f"expected_version must be a whole number, or None for any, not {expected_version!r}")
+    encoded = None if state is None else _encoded_state(actor_id, state)
+    if not with_platform(
+        lambda platform: actor_administration.reset_actor(platform, actor_id, encoded, expected_version)
+    ):
+        raise VirtualActorNotFoundError(actor_id, get_platform().config.storage)
+
+
+def _encoded_state(actor_id: str, state: Any) -> ActorState:
+    definition = get_actor(actor_id).definition
+    if not has_own_state(definition.cls) and not (
+        isinstance(state, dict) and all(isinstance(key, str) for key in state)
+    ):
+        raise TypeError(
+            f"the state of virtual actor {actor_id!r} is a dict of its attributes, as its class {definition.name!r} "
+            f"has no __getstate__; not {state!r:.200}"
+        )
+    objects: dict[str, Any] = {}
+    payload, json = encode_state(state, objects=objects, where=f"the state of virtual actor {actor_id!r}")
+    if objects:
+        raise TypeError(f"the state given for {actor_id!r} holds an ObjectRef: give the value itself, ray.get(...)")
+    return ActorState(portable(payload), json)
 
 
 def describe(actor_id: str) -> ActorDescription:

@@ -62,6 +62,11 @@ class Attempts:
         self._inbox, self._runner, self._alone = inbox, runner, alone
         self._attempts: dict[tuple[int, int, int], tuple[Attempt, list[asyncio.TimerHandle]]] = {}
 
+    @property
+    def running(self) -> int:
+        """How many run that somebody waits for."""
+        return len(self._attempts)
+
     def run(self, row: ActorRow, epoch: int, command: RunMethod) -> None:
         """Begin an attempt, now or when it is its turn.
 
@@ -101,7 +106,7 @@ class Attempts:
     def _begin(self, work: Work, epoch: int, command: RunMethod) -> Future[Ended] | None:
         """Begin an attempt; None when nobody wants it any more."""
         call, seq, spec = command.call, work.seq, command.call.spec
-        if not self._core.is_current(seq, epoch):
+        if not self._core.is_wanted(seq, epoch, (call.number, command.attempt)):
             return None
         attempt = self._runner.run(work)
         key = (seq, call.number, command.attempt)

@@ -24,7 +24,6 @@ from holdfast.engine.virtual_actor_signals import (
     RunMethod,
     StartSubWorkflow,
     StopMethod,
-    SubWorkflowEnded,
 )
 from holdfast.storage.actor_row import ActorRow
 from holdfast.storage.folder import StorageFolder
@@ -63,7 +62,7 @@ class Consequences:
         answers: CallAnswers,
         sub_workflows: SubWorkflows,
     ) -> None:
-        self._loop, self._folder = loop, folder
+        self._loop, self._folder, self._core = loop, folder, core
         self._answers, self._sub_workflows = answers, sub_workflows
         self.inbox = HostInbox(loop, core, self.carry_out, self._undone)
         self.attempts = Attempts(loop, name, folder.kv, core, self.inbox, runner, alone)
@@ -91,7 +90,7 @@ class Consequences:
                 case StopMethod():
                     self.attempts.stop(row.seq, command.number, command.attempt)
                 case StartSubWorkflow():
-                    self._keep(self._follow(row, command))
+                    self._keep(self._follow(row, epoch, command))
         for host, seq in batch.elsewhere:
             self.hand_over(host, seq)
         for key in batch.freed:
@@ -128,9 +127,15 @@ class Consequences:
             self._told_unix_s = due_unix_s
             ray.get_actor(names.MANAGEMENT, namespace=names.NAMESPACE).note_virtual_deadline.remote(due_unix_s)
 
-    async def _follow(self, row: ActorRow, command: StartSubWorkflow) -> None:
-        signal: SubWorkflowEnded = await self._sub_workflows.follow(row, command)
-        self.inbox.arrive(EndSubWorkflow(seq=row.seq, signal=signal))
+    async def _follow(self, row: ActorRow, epoch: int, command: StartSubWorkflow) -> None:
+        def is_over() -> bool:
+            # Of an actor that another host has, that one knows.
+            held = self._core.held.get(row.seq)
+            return held is not None and held.epoch == epoch and held.machine.follows != command.sub.workflow_id
+
+        signal = await self._sub_workflows.follow(row, command, is_over)
+        if signal is not None:
+            self.inbox.arrive(EndSubWorkflow(seq=row.seq, signal=signal))
 
     def _undone(self, seq: int) -> None:
         """A batch that touched this actor was not committed."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from holdfast.actors.task_context import TaskContext, running
 from holdfast.actors.virtual.operations import ReminderChange
+from holdfast.engine.virtual_actor_errors import AttemptAbandonedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class CallContext:
             called it: what it has asked for must not stay without the rest.
         rest: Told True when the method begins to wait for somebody else, and False when it goes on: while it waits
             it is not to blame for the end of its process.
+        is_left: Says whether nobody waits for this attempt any more: it was cancelled, or ran over its time.
     """
 
     actor_id: str
@@ -42,6 +44,7 @@ class CallContext:
     reminders: list[ReminderChange] = field(default_factory=list)
     keep: Callable[[], None] | None = None
     rest: Callable[[bool], None] | None = None
+    is_left: Callable[[], bool] | None = None
 
 
 _current: ContextVar[CallContext | None] = ContextVar("holdfast_virtual_actor_call", default=None)
@@ -63,9 +66,25 @@ def running_call(context: CallContext) -> Iterator[None]:
         _current.reset(token)
 
 
+def refuse_left() -> None:
+    """Refuse what a method asks for that was cancelled, or ran over its time: it may be run anew elsewhere.
+
+    Raises:
+        AttemptAbandonedError: This code runs in such a method.
+    """
+    call = _current.get()
+    if call is not None and call.is_left is not None and call.is_left():
+        raise AttemptAbandonedError(call.actor_id, call.name)
+
+
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Say that the method which runs, if any, waits for somebody else, for as long as the block does."""
+    """Say that the method which runs, if any, waits for somebody else, for as long as the block does.
+
+    Raises:
+        AttemptAbandonedError: Nobody waits for that method any more.
+    """
+    refuse_left()
     call = _current.get()
     if call is None or call.rest is None:
         yield
@@ -85,7 +104,11 @@ def request_nonce(what: str) -> str:
     Args:
         what: The request, as far as it tells one of a method from another. Of several of these it is the first one
             that is like the first one of the run before.
+
+    Raises:
+        AttemptAbandonedError: Nobody waits for the method any more.
     """
+    refuse_left()
     call = _current.get()
     if call is None or not call.mark:
         return uuid.uuid4().hex

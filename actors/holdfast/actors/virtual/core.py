@@ -29,6 +29,7 @@ from holdfast.actors.virtual.operations import (
     ActorOperation,
     ActorOutcome,
     CallFrom,
+    CancelCall,
     ChangeReminder,
     CreateActor,
     DeleteActor,
@@ -38,25 +39,31 @@ from holdfast.actors.virtual.operations import (
     KeepCall,
     OtherHost,
     RecoverActor,
+    ResetActor,
     ResumeActor,
     SweepDeleted,
     WithdrawCall,
 )
 from holdfast.actors.virtual.reminders import change_reminder
-from holdfast.engine.errors import StorageCorruptError, WorkflowStillActiveError
+from holdfast.engine.errors import StorageCorruptError
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor import VirtualActor
 from holdfast.engine.virtual_actor_errors import (
+    CallNotFoundError,
     HostReplacedError,
     IdTakenError,
+    VirtualActorBusyError,
     VirtualActorError,
 )
 from holdfast.engine.virtual_actor_records import (
     Condition,
 )
 from holdfast.engine.virtual_actor_signals import (
+    UNCHANGED,
+    ActorReset,
     ActorSignal,
     Call,
+    CallCancelled,
     CallKept,
     CallWithdrawn,
     HostDied,
@@ -188,6 +195,11 @@ class ActorCore:
         """The actors in memory, by number; those used last at the end."""
         return self._actors.held
 
+    def is_wanted(self, seq: int, epoch: int, call: tuple[int, int]) -> bool:
+        """Whether an attempt, (number, attempt) of its call, is still to be run under this lease."""
+        held = self._actors.held.get(seq)
+        return held is not None and held.epoch == epoch and held.machine.running == call
+
     def is_current(self, seq: int, epoch: int) -> bool:
         """Whether an actor is held under this lease: what was started under another is not waited for any more."""
         held = self._actors.held.get(seq)
@@ -243,6 +255,10 @@ class ActorCore:
                 return self._intake.fire_due(txn, operation.seq)
             case ResumeActor():
                 return self._resume(txn, operation)
+            case CancelCall():
+                return self._cancel(txn, operation)
+            case ResetActor():
+                return self._reset(txn, operation)
             case DeleteActor():
                 return self._delete(txn, operation)
             case SweepDeleted():
@@ -300,6 +316,37 @@ class ActorCore:
         held.row = replace(held.row, resumed_by=resume.nonce)
         self._actors.write(txn, held, step)
         return ActorDone(seq=held.row.seq)
+
+    def _cancel(self, txn: WriteTransaction, cancel: CancelCall) -> ActorOutcome:
+        held = self._actors.hold(txn, self._actors.find(txn, cancel.actor_id))
+        if isinstance(held, OtherHost):
+            return held
+        seq = held.row.seq
+        queued = next((call for call in held.machine.calls if call.name == cancel.name), None)
+        if queued is None:
+            if store.call_of_name(txn, seq, cancel.name) is None:
+                raise CallNotFoundError(cancel.actor_id, cancel.name)
+            return ActorDone(seq=seq, fresh=False, ended=cancel.name)
+        signal = CallCancelled(number=queued.number, gone_on=cancel.gone_on)
+        self._actors.write(txn, held, held.machine.apply(signal, self._actors.now_unix_s))
+        return ActorDone(seq=seq, number=queued.number, ended=cancel.name)
+
+    def _reset(self, txn: WriteTransaction, reset: ResetActor) -> ActorOutcome:
+        held = self._actors.hold(txn, self._actors.find(txn, reset.actor_id))
+        if isinstance(held, OtherHost):
+            return held
+        seq, state = held.row.seq, reset.state
+        if find_answer(txn, reset.nonce) is not None:
+            # Done before, by a process that died before it could say so.
+            return ActorDone(seq=seq, fresh=False, ended=held.row.standing.last_call)
+        ended = held.machine.calls[0].name if held.machine.calls else ""
+        signal = ActorReset(
+            state=UNCHANGED if state is None else replace(state, class_version=held.row.spec.class_version),
+            expected_version=reset.expected_version,
+        )
+        self._actors.write(txn, held, held.machine.apply(signal, self._actors.now_unix_s))
+        save_answer(txn, reset.nonce, seq, WorkflowStatus.NONE, self._actors.now_unix_s)
+        return ActorDone(seq=seq, ended=ended)
 
     def _recover(self, txn: WriteTransaction, recover: RecoverActor) -> ActorOutcome:
         seq = recover.seq
@@ -364,7 +411,8 @@ class ActorCore:
             if isinstance(held, OtherHost):
                 return held
             if held.machine.status is WorkflowStatus.RUNNING or not held.machine.idle:
-                raise Refusal(WorkflowStillActiveError("DELETE", delete.actor_id))
+                first = next((call.name for call in held.machine.calls), "")
+                raise VirtualActorBusyError("DELETE", delete.actor_id, first)
             seq = row.seq
             store.unlist(txn, held.row, self._actors.now_unix_s)
         if seq in self._actors.held:

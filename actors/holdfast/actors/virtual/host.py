@@ -42,12 +42,14 @@ from holdfast.actors.virtual.operations import (
     ActorOutcome,
     CallAccepted,
     CallFrom,
+    CancelCall,
     ChangeReminder,
     DeleteActor,
     FireDue,
     OtherHost,
     RecoverActor,
     ReminderChange,
+    ResetActor,
     ResumeActor,
 )
 from holdfast.actors.virtual.readers import Readers
@@ -60,7 +62,7 @@ from holdfast.engine.virtual_actor_errors import VirtualActorNotFoundError, Virt
 from holdfast.engine.virtual_actor_records import Condition, QueuedCall
 from holdfast.storage import actor_store, leases
 from holdfast.storage import workflow_store as store
-from holdfast.storage.actor_row import ActorRow
+from holdfast.storage.actor_row import ActorRow, ActorState
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.platform_lock import PlatformLock
 
@@ -73,7 +75,11 @@ MEMORY_VARIABLE = "HOLDFAST_ACTOR_HOST_MB"
 """The environment variable that says from which memory on a host puts away what rests, however short its rest, in MiB.
 Default: a quarter of the machine."""
 
+MOST_LEFT_BEHIND = 16
+"""Methods that were cancelled, or ran over their time, and still run: a host with so many is ended and made anew."""
+
 _LOOK_EVERY_S = 1.0
+_PATIENCE_S = 5.0
 _TAKE_UP_EVERY_S = 5.0
 _NO_TIME_S = 0.003
 _MOST_HELD = 10_000
@@ -109,7 +115,9 @@ class VirtualActorHost:
         self._acknowledger = Acknowledger()
         self._readers = Readers(name, self._core, self._host_of, self._folder.blobs, self._runner, self._answers)
         executors = tuple(names.executor_name(number) for number in range(count))
-        sub_workflows = SubWorkflows(self._folder, access(address), capture_environment(), executors)
+        sub_workflows = self._sub_workflows = SubWorkflows(
+            self._folder, access(address), capture_environment(), executors
+        )
         alone = OneByOne(self._loop, at_once=1 if name == names.suspects_host_name(kind) else None)
         consequences = Consequences(
             self._loop, name, self._folder, self._core, self._runner, alone, self._answers, sub_workflows
@@ -120,6 +128,7 @@ class VirtualActorHost:
         self._closed, self._took_up_s = False, time.monotonic()
         self._most_bytes = _most_bytes()
         self._wanted: set[str] = set()
+        self._end_by_s: float | None = None
         self._early: dict[tuple[int, int], Answer] = {}
         self._recover_all()
         if ray.get_runtime_context().was_current_actor_reconstructed:
@@ -149,6 +158,7 @@ class VirtualActorHost:
             return
         # A timer that needs no lock: it writes down where every thread is, and ends the process.
         faulthandler.dump_traceback_later(FROZEN_S, exit=True, file=_STANDARD_ERROR)
+        self._end_if_full()
         # What rests costs no more than a reading of its row, when it is wanted again.
         idle_s = IDLE_S if private_bytes() <= self._most_bytes else 0.0
         self._runner.put_away(idle_s)
@@ -159,6 +169,21 @@ class VirtualActorHost:
             self._took_up_s = time.monotonic()
             self._inbox.take_up()
         self._loop.call_later(_LOOK_EVERY_S, self._look)
+
+    def _end_if_full(self) -> None:
+        """End this process when too much was left behind in it; what else runs has a moment to come to its end."""
+        left = self._runner.left_behind
+        if left < MOST_LEFT_BEHIND:
+            self._end_by_s = None
+            return
+        if self._end_by_s is None:
+            self._end_by_s = time.monotonic() + _PATIENCE_S
+        if self._attempts.running and time.monotonic() < self._end_by_s:
+            return
+        log.warning("a host is made anew host=%s left_behind=%d running=%d", self._name, left, self._attempts.running)
+        self._black_box.forget_who_runs()
+        # Threads cannot be ended otherwise. Ray starts the host again, and who waits asks again.
+        os._exit(1)
 
     # -- asked by callers ----------------------------------------------------------------------------------------
 
@@ -298,6 +323,28 @@ class VirtualActorHost:
     async def resume(self, actor_id: str, nonce: str) -> ActorDone | Elsewhere | Exception:
         """Go on with an actor that is suspended or quarantined."""
         return self._for_client(await self._operate(ResumeActor(actor_id=actor_id, nonce=nonce)))
+
+    async def cancel_call(self, actor_id: str, name: str, gone_on: bool = False) -> ActorDone | Elsewhere | Exception:
+        """End a call, and the workflow that it has gone on as."""
+        return await self._ended(
+            actor_id, await self._operate(CancelCall(actor_id=actor_id, name=name, gone_on=gone_on))
+        )
+
+    async def reset(
+        self, actor_id: str, nonce: str, state: ActorState | None, expected_version: int | None
+    ) -> ActorDone | Elsewhere | Exception:
+        """End the call that an actor is stuck in, and give it another state."""
+        try:
+            state = await self._requests.state(actor_id, state)
+        except StorageError as error:
+            return error
+        reset = ResetActor(actor_id=actor_id, nonce=nonce, state=state, expected_version=expected_version)
+        return await self._ended(actor_id, await self._operate(reset))
+
+    async def _ended(self, actor_id: str, outcome: ActorOutcome) -> ActorDone | Elsewhere | Exception:
+        if isinstance(outcome, ActorDone) and outcome.ended:
+            await self._sub_workflows.end(f"{actor_id}/{outcome.ended}", actor_id)
+        return self._for_client(outcome)
 
     async def delete(self, actor_id: str, nonce: str) -> ActorDone | Elsewhere | Exception:
         """Forget an actor that does not work."""

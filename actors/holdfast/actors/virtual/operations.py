@@ -18,7 +18,7 @@ from holdfast.engine.virtual_actor_signals import (
     TimeoutReached,
 )
 from holdfast.listeners.schedule_triggers import Timing
-from holdfast.storage.actor_row import ActorRow, ActorSpec
+from holdfast.storage.actor_row import ActorRow, ActorSpec, ActorState
 
 # -- reminders, also as part of other operations -----------------------------------------------------------------------
 
@@ -140,6 +140,38 @@ class ResumeActor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CancelCall:
+    """End a call, wherever it has come to; of one that is over nothing happens.
+
+    Attributes:
+        actor_id: Whose.
+        name: Its name.
+        gone_on: Only if it has gone on as a workflow.
+    """
+
+    actor_id: str
+    name: str
+    gone_on: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetActor:
+    """End what a stuck actor is stuck in.
+
+    Attributes:
+        actor_id: Which.
+        nonce: Asked twice it is reset once.
+        state: The state to go on from, of the class's version that is stored; None for the one that is committed.
+        expected_version: Of the state that the caller has seen; None for any.
+    """
+
+    actor_id: str
+    nonce: str
+    state: ActorState | None = None
+    expected_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteActor:
     """Forget an actor that does not work. `nonce`: asked twice it gets the first answer; empty for none."""
 
@@ -221,6 +253,8 @@ ActorOperation: TypeAlias = (
     | EndSubWorkflow
     | FireDue
     | ResumeActor
+    | CancelCall
+    | ResetActor
     | DeleteActor
     | SweepDeleted
     | WithdrawCall
@@ -253,12 +287,21 @@ class CallAccepted(PlainPickle):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorDone(PlainPickle):
-    """Done. `fresh`: whether it changed anything; `count`: how many calls it made; `number`: of a call, -1 for none."""
+    """Done.
+
+    Attributes:
+        seq: Of the actor.
+        fresh: Whether it changed anything.
+        count: How many calls it made.
+        number: Of a call, -1 for none.
+        ended: Name of the call that it ended, now or before; empty for none.
+    """
 
     seq: int
     fresh: bool = True
     count: int = 0
     number: int = -1
+    ended: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

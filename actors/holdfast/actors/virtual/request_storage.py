@@ -15,6 +15,7 @@ from holdfast.actors.virtual.operations import AcceptCall, CreateActor, Reminder
 from holdfast.actors.virtual.requests import CallRequest
 from holdfast.engine.virtual_actor_records import CallSpec
 from holdfast.storage import actor_store
+from holdfast.storage.actor_row import ActorState
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.payload import Payload
 from holdfast.storage.record_codec import Blob
@@ -96,6 +97,21 @@ class RequestStorage:
         if row is not None:
             return row.nonce
         return request.nonce if request.made_of is not None else None
+
+    async def state(self, actor_id: str, state: ActorState | None) -> ActorState | None:
+        """A state that is given from outside, durable if it is large.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        if state is None or not isinstance(state.base, Payload) or state.base.nbytes <= INLINE_BYTES:
+            return state
+        with self._kv.read() as txn:
+            row = actor_store.find(txn, actor_id)
+        if row is None:
+            return state
+        key = await asyncio.to_thread(self._folder.blobs.write, row.nonce, state.base)
+        return replace(state, base=Blob(key, state.base.nbytes))
 
     def store_code(self, code: Mapping[str, bytes]) -> None:
         """Make code durable, by hash; what is already is not written again. Any thread may ask."""

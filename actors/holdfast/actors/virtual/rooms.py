@@ -29,6 +29,7 @@ class Attempt:
     _room: Room
     _task: asyncio.Task[Any] | None = None
     _left: bool = False
+    _over: bool = False
 
     @property
     def is_left(self) -> bool:
@@ -44,6 +45,10 @@ class Attempt:
         self._left = True
         self._room.left(self)
 
+    def over(self) -> None:
+        """It has come to its end, whether somebody waits for it or not."""
+        self._room.over(self)
+
 
 class Room:
     """The threads of one class."""
@@ -51,6 +56,7 @@ class Room:
     def __init__(self) -> None:
         self.pool = self._new_pool()
         self._lost = 0
+        self._behind: set[Attempt] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
 
@@ -70,9 +76,22 @@ class Room:
             loop = self._loop
         loop.call_soon_threadsafe(begin)
 
+    @property
+    def left_behind(self) -> int:
+        """How many attempts were left behind, and are not over."""
+        return len(self._behind)
+
+    def over(self, attempt: Attempt) -> None:
+        """An attempt has come to its end."""
+        with self._lock:
+            attempt._over = True
+            self._behind.discard(attempt)
+
     def left(self, attempt: Attempt) -> None:
         """An attempt was left behind: in a thread it may be for ever."""
         with self._lock:
+            if not attempt._over:
+                self._behind.add(attempt)
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._cancel, attempt)
             self._lost += 1

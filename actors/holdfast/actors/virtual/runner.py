@@ -92,6 +92,11 @@ class Runner:
                 del self._warm[seq]
             return len(self._warm)
 
+    @property
+    def left_behind(self) -> int:
+        """How many attempts nobody waits for any more, and still run."""
+        return sum(room.left_behind for room in list(self._rooms.values()))
+
     def definition(self, code: str) -> ActorDefinition:
         """A class by the hash of its code; it is loaded in the thread that calls."""
         return definition_of(load_code(self._storage, code))
@@ -107,12 +112,16 @@ class Runner:
         return attempt
 
     def _run(self, work: Work, attempt: Attempt, finish: _Finish) -> None:
+        if attempt.is_left:
+            # Cancelled before it was its turn.
+            attempt.over()
+            return
         started = time.time()
         key = (work.seq, work.context.number, 0)
         slot = self._slots.take(key)
         # While it waits for others by our own calls it runs nothing.
         rest = partial(self._slots.rest, slot, key)
-        work = replace(work, context=replace(work.context, rest=rest))
+        work = replace(work, context=replace(work.context, rest=rest, is_left=lambda: attempt.is_left))
         asynchronous = False
         try:
             with running_call(work.context):
@@ -144,7 +153,9 @@ class Runner:
                 result = await coroutine
                 ended = finish(work, attempt, instance, result, started)
         except asyncio.CancelledError:
-            if not attempt.is_left:
+            if attempt.is_left:
+                attempt.over()
+            else:
                 raised = RuntimeError(f"{work.method} cancelled itself")
                 self._say(attempt, self._raised(work, raised, started))
             return
@@ -156,6 +167,7 @@ class Runner:
 
     @staticmethod
     def _say(attempt: Attempt, ended: Ended) -> None:
+        attempt.over()
         if not attempt.is_left:
             attempt.ended.set_result(ended)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -60,12 +61,18 @@ class SubWorkflows:
     ) -> None:
         self._folder, self._storage, self._environment, self._executors = folder, storage, environment, executors
 
-    async def follow(self, row: ActorRow, command: StartSubWorkflow) -> SubWorkflowEnded:
+    async def follow(
+        self, row: ActorRow, command: StartSubWorkflow, is_over: Callable[[], bool]
+    ) -> SubWorkflowEnded | None:
         """Submit a workflow, unless that is done already, and wait until it has ended.
 
         Args:
             row: The actor.
             command: What to submit.
+            is_over: Says whether the call was ended by somebody: then its workflow is cancelled.
+
+        Returns:
+            How it ended; None when the call was over before.
         """
         sub = command.sub
         request = SubmitRequest(
@@ -86,6 +93,10 @@ class SubWorkflows:
                     else None
                 )
             try:
+                if is_over():
+                    # It may have been submitted after somebody has ended the call.
+                    await self.end(sub.workflow_id, row.actor_id)
+                    return None
                 if found is not None and found.nonce != sub.nonce:
                     if found.user_metadata.get(_OF) != row.actor_id or found.status.active:
                         return self._failed(sub.workflow_id, IdTakenError(sub.workflow_id, "workflow"))
@@ -111,6 +122,22 @@ class SubWorkflows:
             except (RayError, StorageError) as error:
                 # An executor that is starting again, a full disk: the store says how far it came.
                 log.info("a workflow of a virtual actor is looked at again workflow_id=%s: %s", sub.workflow_id, error)
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def end(self, workflow_id: str, actor_id: str) -> None:
+        """Cancel the workflow of a call that is over, unless it has ended; of another one nothing happens."""
+        while True:
+            with self._folder.kv.read() as txn:
+                found = store.find(txn, workflow_id)
+            if found is None or found.user_metadata.get(_OF) != actor_id:
+                return
+            if not found.status.active and found.status is not WorkflowStatus.RESUMABLE:
+                return
+            try:
+                await self._ask(workflow_id, "cancel", workflow_id, uuid.uuid4().hex)
+                return
+            except RayError as error:
+                log.info("a workflow of a virtual actor is cancelled again workflow_id=%s: %s", workflow_id, error)
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _ask(self, workflow_id: str, method: str, *arguments: Any) -> Any:
