@@ -90,6 +90,16 @@ def event(key, listener=HTTPListener):
     return workflow.wait_for_event(listener, event_key=key)
 
 
+@ray.remote(num_cpus=0)
+def poll(split, rounds, seen):
+    """Wait half a second for news, over and over, until there were four."""
+    mark(rounds)
+    seen = seen + [news[1] for news in split[0]]
+    if len(seen) == 4:
+        return seen
+    return workflow.continuation(poll.bind(workflow.wait([event("news")], timeout=0.5), rounds, seen))
+
+
 class Reporting(HTTPListener):
     """Does with an event what its payload says."""
 
@@ -410,6 +420,16 @@ class TestToken:
         monkeypatch.setenv("HOLDFAST_HTTP_TOKEN", " ")
         with pytest.raises(ValueError, match="empty"):
             EventProvider()
+
+
+def test_a_loop_that_waits_with_a_time_limit_gets_every_event_in_order(post, wid, tmp_path: Path) -> None:
+    rounds = tmp_path / "rounds"
+    reference = workflow.run_async(poll.bind(workflow.wait([event("news")], timeout=0.5), rounds, []), workflow_id=wid)
+    for number in range(4):
+        before = len(marks(rounds))
+        wait_for(lambda before=before: len(marks(rounds)) > before + 1)
+        assert post(wid, "news", number).status == 200
+    assert ray.get(reference, timeout=60) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

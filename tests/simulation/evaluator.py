@@ -78,6 +78,9 @@ class Evaluator:
                 raise FailedError(plan.error)
             case Does.CONTINUE:
                 return self.value(plan.sink)
+            case Does.POLL:
+                assert plan.stream is not None
+                return digest(plan.family, event_fact("/".join(plan.stream)))
             case Does.GATHER if plan.family != plan.key:
                 return unwrap(self.value(plan.family))
             case Does.GATHER:

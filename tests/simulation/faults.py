@@ -20,10 +20,11 @@ from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operations import Batch, Operation
 from holdfast.actors.task_bundle import May
 from holdfast.actors.workflow_queue import WorkflowQueue
-from holdfast.engine import admission, failing, finishing, leaving, reading, restoring, retrying, starting
+from holdfast.engine import abandoning, admission, failing, finishing, leaving, reading, restoring, retrying, starting
 from holdfast.engine import run as engine_run
 from holdfast.engine.admission import admit
 from holdfast.engine.graph import NodeKind
+from holdfast.engine.logged_run import LoggedRun
 from holdfast.engine.queueing import Admission, Limits
 from holdfast.engine.records import EventTaken, Record, TaskFinished, TaskWaiting, TimerSet
 from holdfast.engine.retry import RetryBudget, RetryPolicy
@@ -178,7 +179,7 @@ def _without_splits(image: RunImage) -> RunImage:
 
 
 def _take_catching_links_for_aliases(patch: pytest.MonkeyPatch) -> None:
-    _replace(patch, "_passes_on", lambda graph, image: graph.sink in image.continuing)
+    patch.setattr(LoggedRun, "_passes_on", lambda logged, graph: graph.sink in logged._image.continuing)
 
 
 def _believe_stale_snapshots(patch: pytest.MonkeyPatch) -> None:
@@ -344,6 +345,18 @@ def _keep_used_up(patch: pytest.MonkeyPatch) -> None:
     _replace(patch, "forget_if_unused", lambda state, task: None)
 
 
+def _keep_unread_waits(patch: pytest.MonkeyPatch) -> None:
+    def give_up_unused(state: RunState, step: Step) -> None:
+        state.unused.clear()
+        state.returned.clear()
+
+    _replace(patch, "give_up_unused", give_up_unused)
+
+
+def _keep_unread_events(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(abandoning, "give_back", lambda state, event, step: None)
+
+
 # -- workers that run ahead --------------------------------------------------------------------------------------------
 
 
@@ -404,7 +417,10 @@ FAULTS = (
     Fault("after a crash a listener has ended nothing", _load_without(_without_deaths_of_listeners)),
     Fault("what continued runs again", _load_without(lambda image: replace(image, continuing={}))),
     Fault("a stale snapshot is believed", _believe_stale_snapshots),
-    Fault("a snapshot forgets whom splits name", _forget_in_snapshots(kept={})),
+    Fault("a snapshot forgets what a task has left elsewhere", _forget_in_snapshots(kept={})),
+    Fault("a snapshot forgets which events were read", _forget_in_snapshots(read=())),
+    Fault("a wait that nobody can read any more stays", _keep_unread_waits),
+    Fault("an event that nobody can read any more does not go back", _keep_unread_events),
     Fault("a snapshot forgets which ids were given once", _forget_single_names),
     Fault("a snapshot forgets the scopes around scopes", _forget_in_snapshots(outer_scope={})),
     Fault("catch_exceptions does not reach below", _leak_scopes),

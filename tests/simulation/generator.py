@@ -13,7 +13,7 @@ from typing import Any
 
 from holdfast.engine.graph import Graph, NodeKind, NodeSpec, TaskOptions
 from holdfast.engine.retry import RetryBudget, RetryPolicy
-from tests.simulation.plans import Book, Does, Plan, Poll, arguments
+from tests.simulation.plans import Book, Does, Plan, Poll, arguments, polling
 
 START_UNIX_S = 1_700_000_000.0
 """When a simulated world begins, in seconds since the epoch."""
@@ -142,6 +142,8 @@ class _Generator:
             return self._event(draft, region, inputs)
         if kind < 0.36:
             return self._read_split(draft, region)
+        if kind < 0.41:
+            return self._poll(draft, region)
         if inputs and self._chance(0.1):
             inputs += inputs[:1]
         return self._call(draft, region, inputs)
@@ -258,6 +260,19 @@ class _Generator:
         if plan.stream is not None and (how < 0.5 or plan.poll is Poll.STREAM):
             self._readers[plan.stream] = self._readers.get(plan.stream, 0) + 1
         return self._put(draft, plan, inputs, calm=True, **about)
+
+    def _poll(self, draft: Draft, region: Region) -> int:
+        """A task that waits for one event, a little at a time, and drops what it has waited for."""
+        options, trouble = self._options(catch=False)
+        durable = region.durable and options.checkpoint
+        stream = self._random.choice(STREAMS)
+        self._readers[stream] = self._readers.get(stream, 0) + 1
+        plan = self._book.add(does=Does.CONTINUE, stream=stream, options=options, durable=durable, **trouble)
+        plan.family = plan.key
+        limit_s, caught = self._random.choice((0.0, self._random.uniform(0, 3))), self._chance(0.5)
+        plan.graph = polling(self._book, plan, self._random.randint(1, 5), limit_s, caught=caught)
+        plan.family, plan.sink = -1, len(self._book) - 1
+        return self._put(draft, plan, (), calm=True)
 
     def _wait(self, draft: Draft, region: Region) -> int:
         """A wait over tasks none of which fails for good: else the order would decide what becomes of the scope."""

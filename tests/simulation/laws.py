@@ -18,7 +18,7 @@ from holdfast.storage import layout
 from holdfast.storage.memory import Operation
 from holdfast.storage.record_codec import decode_graphs, open_frame, read_error, read_value
 from tests.simulation.evaluator import Evaluator
-from tests.simulation.plans import Book, Plan, event_name, fact
+from tests.simulation.plans import Book, Does, Plan, event_name, fact
 
 CLOCK_GRAIN_S = 2e-6
 
@@ -56,6 +56,7 @@ class Auditor:
         now: The virtual time, in seconds since the epoch.
         barred: Set while only an executor that has been replaced runs: nothing may be written.
         resumed: Set when somebody has asked to resume: FAILED may then become RUNNING.
+        all_logged: All results are logged, so that the rows say which task needs which.
         ahead: Set while a worker writes: what it has logged the executor writes once more, or has written already.
     """
 
@@ -82,6 +83,14 @@ class Auditor:
     inbox: dict[int, str] = field(default_factory=dict)
     last_read: dict[str, int] = field(default_factory=dict)
     attempts: dict[tuple[int, int], int] = field(default_factory=dict)
+    all_logged: bool = False
+    root: int = 0
+    tails: dict[int, int] = field(default_factory=dict)
+    scopes: dict[int, int | None] = field(default_factory=dict)
+    named: dict[int, list[int]] = field(default_factory=dict)
+    seen_in: dict[int, list[int]] = field(default_factory=dict)
+    kept: set[int] = field(default_factory=set)
+    used: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.evaluator = Evaluator(self.book)
@@ -103,13 +112,17 @@ class Auditor:
                     self._graph(raw)
                 case b"t" if raw is not None:
                     self._task(layout.last_part(key), raw)
+                case b"t":
+                    self._void(layout.last_part(key))
                 case b"y" if raw is not None:
                     self._waiting_row(layout.last_part(key), raw)
                 case b"e" if raw is not None:
                     header, pieces = open_frame(raw)
-                    self.inbox[layout.last_part(key)] = event_name(read_value(header["value"], pieces)[0])
+                    self._in_inbox(layout.last_part(key), event_name(read_value(header["value"], pieces)[0]))
                 case b"e":
                     self._taken(layout.last_part(key))
+        if self.status == "RUNNING" and self.all_logged:
+            self._check_takers()
 
     def _workflow(self, raw: bytes) -> None:
         header, pieces = open_frame(raw)
@@ -124,7 +137,14 @@ class Auditor:
 
     def _graph(self, raw: bytes) -> None:
         for graph in decode_graphs(iter((raw,))):
+            if graph.parent is None:
+                self.root = graph.sink
+            if graph.catcher is not None:
+                self.tails[graph.catcher] = graph.sink
+            elif graph.group != graph.sink:
+                self.tails[graph.group] = graph.sink
             for index, node in enumerate(graph.nodes, graph.first):
+                self.scopes[index] = graph.scope
                 known = self.names.setdefault(node.task_id, index)
                 self.demand(known == index, "task ids are unique", node.task_id)
                 before = self.nodes.setdefault(index, node)
@@ -144,6 +164,7 @@ class Auditor:
         if not again:
             (self.logged_ahead if self.ahead else self.written)[index] = raw
         self.over[index] = state
+        self.kept.update(header.get("kept", ()))
         if again:
             return
         plan = self.plan(index)
@@ -157,7 +178,8 @@ class Auditor:
         self.demand(
             0 < started <= ended or plan.kind is not NodeKind.CALL, "a finished task has its times", f"task {index}"
         )
-        value, _ = read_value(header["value"], pieces)
+        value, origin = read_value(header["value"], pieces)
+        self._note_named(index, value, origin)
         self._on_value(index, plan, value)
 
     def _on_value(self, index: int, plan: Plan, value: Value) -> None:
@@ -194,6 +216,80 @@ class Auditor:
         if not event.startswith("vp"):
             takers = [task for task, names in self.events_given.items() if event in names]
             self.demand(len(takers) == 1, "each event is taken once", lambda: f"{event} by tasks {takers}")
+
+    def _note_named(self, index: int, value: Value, origin: int | None) -> None:
+        """What who reads a value may ask for, and which tasks' values he sees."""
+        seen = [] if origin is None else [origin]
+        if isinstance(value.base, Split):
+            seen += [at for at, _ in value.base.ready]
+        self.seen_in[index] = seen
+        remaining = value.base.remaining if isinstance(value.base, Split) else ()
+        self.named[index] = [*seen, *value.names, *(at for at, _ in remaining)]
+
+    def _in_inbox(self, number: int, name: str) -> None:
+        """An event is in the inbox: a new one, or one that was given back."""
+        self.inbox[number] = name
+        for index, given in self.events_given.items():
+            if name in given:
+                given.remove(name)
+                if index in self.waiting:
+                    self.waiting[index].event = None
+
+    def _void(self, index: int) -> None:
+        """What was logged of a task holds no more."""
+        for of in (self.over, self.written, self.logged_ahead, self.named):
+            of.pop(index, None)
+
+    def _check_takers(self) -> None:
+        """Whoever has taken an event has a value that somebody can use, or has been used."""
+        takers = [
+            index
+            for index, given in self.events_given.items()
+            if given and not given[0].startswith("vp") and index not in self.used
+        ]
+        if not takers:
+            return
+        consumers = [at for at, node in self.nodes.items() if node.kind in (NodeKind.CALL, NodeKind.EVENT)]
+        for consumer in consumers:
+            inputs = self.nodes[consumer].inputs
+            if all(self.over.get(at) == "value" for at in inputs):
+                self._use(inputs)
+        usable = self._usable()
+        for index in takers:
+            fine = index in usable or index in self.used
+            self.demand(fine, "no event is taken by a task whose value nobody can use", f"task {index}")
+
+    def _use(self, inputs: tuple[int, ...]) -> None:
+        """A task's code is given these: with a split, what is ready in it."""
+        todo = list(inputs)
+        while todo:
+            index = todo.pop()
+            if index in self.used:
+                continue
+            self.used.add(index)
+            todo += self.seen_in.get(index, ())
+
+    def _usable(self) -> set[int]:
+        """The tasks that the workflow's value needs, or may come to need."""
+        found: set[int] = set()
+        todo = [self.root, *self.kept]
+        while todo:
+            index = todo.pop()
+            if index in found or index not in self.nodes:
+                continue
+            found.add(index)
+            # What a worker has logged the executor may not have heard of.
+            over = None if index in self.logged_ahead else self.over.get(index)
+            if over == "value":
+                todo += self.named.get(index, ())
+                continue
+            scope = self.scopes[index]
+            todo += [] if scope is None else [scope]
+            if over is None:
+                todo += self.nodes[index].inputs
+            elif index in self.tails:
+                todo.append(self.tails[index])
+        return found
 
     def _taken(self, number: int) -> None:
         name = self.inbox.pop(number, None)
@@ -234,7 +330,7 @@ class Auditor:
             if split is not None and source is not None and source.durable:
                 same = _sides(value.base) == _sides(split)
                 self.demand(same, "a split is decided once", "" if same else f"task {at}: {value.base}")
-        if plan.family in (-1, plan.key):
+        if plan.family in (-1, plan.key) and plan.does is not Does.POLL:
             for key, value in zip(plan.inputs, command.values, strict=True):
                 agrees = self.evaluator.agrees(fact(value), key)
                 detail = "" if agrees else f"{name} got {fact(value)}, not {self.evaluator.value(key)}"

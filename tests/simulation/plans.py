@@ -7,7 +7,7 @@ number that stands in the node's arguments.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -28,6 +28,7 @@ class Does(Enum):
     CONTINUE = "returns a graph"
     GATHER = "takes a split, waits for what remains of it, and returns a number made of all values"
     PEEK = "takes a split, and returns a number that depends on the inputs of the wait only"
+    POLL = "takes what a wait for an event with a time limit gave, and waits afresh when that is nothing"
 
 
 class Poll(Enum):
@@ -50,6 +51,7 @@ class Plan:
         error: ERROR: which.
         flaky, dies, slow: How many first executions raise, lose the worker, or exceed `timeout_s`.
         duration_s: Of one execution.
+        polls: POLL: how often it waits afresh with a time limit; after that it waits without.
         family: For what a GATHER continued with: the key of the first GATHER; `carried` are the values so far.
     """
 
@@ -71,6 +73,7 @@ class Plan:
     due_unix_s: float = 0.0
     num_returns: int = 1
     wait_s: float | None = None
+    polls: int = 0
     family: int = -1
     carried: tuple[int, ...] = ()
 
@@ -96,6 +99,34 @@ class Book:
     def of(self, node: NodeSpec) -> Plan:
         """The plan of a node."""
         return self._plans[int(bytes(node.arguments.inband))]
+
+
+def polling(book: Book, plan: Plan, polls: int, limit_s: float, *, caught: bool) -> Graph:
+    """A graph that waits for an event with a time limit, and then polls on.
+
+    Args:
+        book: Takes the plans of its nodes.
+        plan: The POLL it is for: says which stream, and whether results are logged.
+        polls: How often it does so; with 0 it waits without a limit.
+        limit_s: The limit.
+        caught: The limit is the event's own, and what it raises is caught; else it is that of a wait.
+    """
+    event = book.add(kind=NodeKind.EVENT, stream=plan.stream, durable=plan.durable)
+    about: dict[str, Any] = {"durable": plan.durable, "stream": plan.stream}
+    waits = NodeSpec(task_id="news", kind=NodeKind.EVENT, arguments=arguments(event.key), stream=plan.stream)
+    nodes, last = [waits], event
+    if polls and caught:
+        within = Graph(nodes=(replace(waits, duration_s=limit_s),), sink=0)
+        options = TaskOptions(catch_exceptions=True)
+        last = book.add(does=Does.CONTINUE, graph=within, sink=event.key, options=options, durable=plan.durable)
+        nodes = [NodeSpec(task_id="ask", arguments=arguments(last.key), options=options)]
+    elif polls:
+        last = book.add(kind=NodeKind.WAIT, inputs=(event.key,), durable=plan.durable, wait_s=limit_s)
+        wait = NodeSpec(task_id="first", kind=NodeKind.WAIT, arguments=arguments(last.key), inputs=(0,))
+        nodes.append(replace(wait, duration_s=limit_s))
+    more = book.add(does=Does.POLL, polls=polls, inputs=(last.key,), family=plan.family, **about)
+    nodes.append(NodeSpec(task_id="poll", arguments=arguments(more.key), inputs=(len(nodes) - 1,)))
+    return Graph(nodes=tuple(nodes), sink=len(nodes) - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,10 @@ from tests.simulation.plans import (
     digest,
     error,
     event,
+    event_fact,
     fact,
     number,
+    polling,
     unwrap,
 )
 
@@ -221,11 +223,13 @@ class Fleet:
                 return TaskContinued(**about, place=worker, graph=plan.graph)
             case Does.GATHER:
                 return self._gather(command, plan, values, about, place)
+            case Does.POLL:
+                return self._poll(plan, values, about, place)
             case Does.PEEK:
                 # It looks at the inputs of the wait, ready or not, and so does not depend on the order.
                 waited = unwrap(self.evaluator.value(plan.inputs[0]))
                 seen = digest(plan.key, sorted(map(digest, waited.values)))
-                return TaskReturned(**about, place=place, value=number(seen))
+                return TaskReturned(**about, place=place, value=number(seen), names=self._some_remaining(command, 0.3))
         return TaskReturned(**about, place=place, value=number(digest(plan.key, values)))
 
     def _gather(
@@ -240,7 +244,27 @@ class Fleet:
         split = command.values[0].base
         assert isinstance(split, Split)
         below = plan.durable and not split.passing
-        return TaskContinued(**about, place=place, graph=self._rest(plan, ready, carried, below))
+        kept = self._some_remaining(command, 0.1)
+        return TaskContinued(**about, place=place, graph=self._rest(plan, ready, carried, below), kept=kept)
+
+    def _some_remaining(self, command: StartTask, probability: float) -> tuple[int, ...]:
+        """What remains of a split, for a task that puts it into its value, or leaves it elsewhere."""
+        split = command.values[0].base
+        if not isinstance(split, Split) or split.passing or self.random.random() > probability:
+            return ()
+        return tuple(at for at, _ in split.remaining)
+
+    def _poll(self, plan: Plan, values: tuple[Fact, ...], about: dict[str, Any], place: Worker | None) -> Signal:
+        """Return what the event makes, or wait afresh: what it has waited for is dropped."""
+        found = values[0]
+        nothing = not found.values if isinstance(found, Ready) else isinstance(found, tuple) and found[0] == "error"
+        if not nothing:
+            assert plan.stream is not None
+            seen = digest(plan.family, event_fact("/".join(plan.stream)))
+            return TaskReturned(**about, place=place, value=number(seen))
+        limit_s = self.random.uniform(0, 3)
+        graph = polling(self.book, plan, plan.polls - 1, limit_s, caught=self.random.random() < 0.5)
+        return TaskContinued(**about, place=place, graph=graph)
 
     def _rest(self, plan: Plan, ready: Ready, carried: tuple[Fact, ...], below: bool) -> Graph:
         """Wait for what remains, and gather on. `below`: whether the results are logged."""

@@ -269,6 +269,7 @@ class World:
         self.snapshot_saves = -math.inf if random.random() < 0.35 else math.inf
         # A task that waits for the rest of a split is logged where the wait is: those made later change nothing.
         self._all_logged = all(program.book[key].durable for key in range(len(program.book)))
+        self.auditor.all_logged = self._all_logged
         self._crashes = crashes
         self._resumes = 0
         self._withheld: list[Post] = []
@@ -378,6 +379,8 @@ class World:
             seen.next_index = told.next_index
             first.records = [one for one in first.records if getattr(one, "task", None) in told.tasks]
         same = (seen.tasks, seen.root, seen.next_index, first) == (told.tasks, told.root, told.next_index, said)
+        if self._all_logged:
+            same = same and (seen.unread, _read(seen)) == (told.unread, _read(told))
         same = same and all(_scopes(seen, task.scope) == _scopes(told, task.scope) for task in seen.tasks.values())
         self.auditor.demand(same, "a snapshot tells what the records tell", lambda: f"{seen}, not {told}")
 
@@ -555,6 +558,11 @@ class World:
         zombie.dead = True
         for fleet in zombie.fleets.values():
             fleet.stopped = True
+
+
+def _read(state: RunState) -> dict[int, bool]:
+    """Which events live values carry, and whether somebody was given them."""
+    return {number: event.read for number, event in state.carried.items()}
 
 
 def _scopes(state: RunState, scope: int | None) -> list[int]:

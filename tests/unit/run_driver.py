@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from holdfast.engine.commands import Command, StartTask
 from holdfast.engine.graph import Graph, NodeKind, NodeSpec, TaskOptions
 from holdfast.engine.records import (
+    EventGivenBack,
     EventTaken,
     GraphLogged,
     Record,
@@ -38,6 +40,15 @@ C = TypeVar("C")
 
 START_UNIX_S = 1_000.0
 STREAM = ("http", "k")
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Returned by a task's function: a value in which remaining tasks stand (`names`), or that left some elsewhere."""
+
+    value: Any
+    names: tuple[int, ...] = ()
+    kept: tuple[int, ...] = ()
 
 
 class WorkerDied(BaseException):
@@ -102,6 +113,10 @@ def image_of(records: Iterable[Record], events: Iterable[EventReceived] = ()) ->
                 waiting[record.task] = record
             case EventTaken():
                 inbox.pop(record.number, None)
+            case EventGivenBack():
+                inbox[record.number] = EventReceived(stream=record.stream, number=record.number, value=record.value)
+                finished.pop(record.task, None)
+                waiting.pop(record.task, None)
             case _:
                 pass
     return RunImage(
@@ -184,6 +199,8 @@ class Driver:
             return TaskRaised(**about, error=str(error))
         if isinstance(value, Graph):
             return TaskContinued(**{**about, "place": "worker"}, graph=value)
+        if isinstance(value, Naming):
+            return TaskReturned(**about, value=value.value, names=value.names, kept=value.kept)
         return TaskReturned(**about, value=value)
 
     def next_task(self) -> StartTask:

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from holdfast.engine.records import Record, TaskFailed, TaskFinished
+from holdfast.engine.records import EventGivenBack, Record, TaskFailed, TaskFinished
 from holdfast.storage.workflow_row import WorkflowRow
 
 
@@ -56,9 +56,10 @@ class EventReports:
 
     def logged(self, row: WorkflowRow, record: Record) -> None:
         """A record is durable: that of a task's end is as good as a report, when there has been none."""
-        if not self._waiting or not isinstance(record, TaskFinished | TaskFailed):
+        if not self._waiting or not isinstance(record, TaskFinished | TaskFailed | EventGivenBack):
             return
-        ok = isinstance(record, TaskFinished) and not record.value.caught
+        # An event that was given back is in the inbox, as one for which nobody waits.
+        ok = isinstance(record, EventGivenBack) or (isinstance(record, TaskFinished) and not record.value.caught)
         self._tell(ok, (w for w in self._waiting if (w.seq, w.task) == (row.seq, record.task)))
 
     def ended(self, seq: int) -> None:

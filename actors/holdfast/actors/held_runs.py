@@ -142,6 +142,9 @@ class HeldRuns:
                 # Most that fire are set by the load and cleared at once: nobody is to ring for those.
                 self._timers_set.pop((held.row.seq, record.task), None)
         batch.commands.extend((held.row, command) for command in step.commands)
+        for stream in step.left:
+            if not held.run.awaits(stream):
+                event_readers.stop_waiting(txn, held.row.seq, stream)
         self.to_read.extend((held.row.seq, stream) for stream in step.reads)
         if held.run.status.ended:
             event_readers.forget_reader(txn, held.row.seq, cursors=held.run.status is not WorkflowStatus.FAILED)

@@ -20,10 +20,11 @@ def finished_task(task: int, task_id: str, reply: TaskReturned) -> TaskFinished:
     return TaskFinished(
         task=task,
         task_id=task_id,
-        value=Value(reply.value),
+        value=Value(reply.value, names=reply.names),
         origin=None,
         started_unix_s=reply.started_unix_s,
         ended_unix_s=reply.ended_unix_s,
+        kept=reply.kept,
     )
 
 

@@ -145,12 +145,24 @@ class TaskRefNode(_OwnNode):
         self.workflow_id, self.task_index, self.task_id = workflow_id, task_index, task_id
 
     def __reduce__(self) -> tuple[Any, ...]:
+        _pickled.add((self.workflow_id, self.task_index))
         return TaskRefNode, (self.workflow_id, self.task_index, self.task_id)
 
     def __str__(self) -> str:
         return f"<task {self.task_id!r} of workflow {self.workflow_id!r}>"
 
     __repr__ = __str__
+
+
+_pickled: set[tuple[str, int]] = set()
+"""The remaining tasks that this process has pickled or copied: somebody else may ask for them."""
+
+
+def take_pickled(workflow_id: str) -> tuple[int, ...]:
+    """The remaining tasks of a workflow that this process has pickled since it was asked last."""
+    taken = tuple(_pickled)
+    _pickled.difference_update(taken)
+    return tuple(sorted(index for known, index in taken if known == workflow_id))
 
 
 class PassOnNode(_OwnNode):

@@ -36,16 +36,18 @@ def signal_of_reply(reply: Reply, place: str | None, *, listener: bool) -> Signa
         "started_unix_s": reply.started_unix_s,
         "ended_unix_s": reply.ended_unix_s,
         "place": place,
+        "kept": reply.kept,
     }
     match reply:
         case Returned() if listener:
             return EventPolled(task=reply.task, attempt=reply.attempt, value=reply.base)
         case Returned():
-            return TaskReturned(value=reply.base, **about)  # type: ignore[arg-type]
+            return TaskReturned(value=reply.base, names=reply.names, **about)  # type: ignore[arg-type]
         case Continued():
             return TaskContinued(graph=reply.graph, **about)  # type: ignore[arg-type]
         case Raised():
-            return TaskRaised(error=reply.error, retryable=reply.retryable, **about)  # type: ignore[arg-type]
+            about |= {"retryable": reply.retryable, "names": reply.names}
+            return TaskRaised(error=reply.error, **about)  # type: ignore[arg-type]
         case Heard():
             return Subscribed(task=reply.task, attempt=reply.attempt, stream=reply.stream, due_unix_s=reply.due_unix_s)
         case Acknowledged():

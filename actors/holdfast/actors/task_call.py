@@ -56,13 +56,15 @@ class _Reply:
     ended_unix_s: float = 0.0
     ran_s: float = 0.0
     objects: Mapping[str, Payload] = field(default_factory=dict)
+    kept: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Returned(_Reply):
-    """A value. `objects` are those it refers to and that have not been stored yet."""
+    """A value. `objects` are those it refers to and that have not been stored yet, `names` the tasks that it names."""
 
     base: Payload | Blob | Referring | None
+    names: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ class Raised(_Reply):
 
     error: Payload
     retryable: bool
+    names: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,7 @@ from holdfast.actors.local_addresses import LocalAddresses
 from holdfast.actors.local_calls import LocalCaller
 from holdfast.actors.local_frames import NotHereError
 from holdfast.actors.logging_ahead import finished_task, log_ahead
-from holdfast.actors.nodes import TaskRefNode, is_actor_node, is_task
+from holdfast.actors.nodes import TaskRefNode, is_actor_node, is_task, take_pickled
 from holdfast.actors.ray_repeats import refuse_repetition
 from holdfast.actors.reply_signals import signal_of_reply
 from holdfast.actors.storage_access import StorageAccess, StorageAddress, access, object_blob, object_keys, portable
@@ -274,6 +274,7 @@ def _place() -> str:
 def _run_one(call: TaskCall, local_values: list[Any]) -> Reply:
     started = time.time()
     storage = access(call.storage)
+    take_pickled(call.workflow_id)
     watch = _start_watch(call, started)
     try:
         try:
@@ -292,11 +293,23 @@ def _run_one(call: TaskCall, local_values: list[Any]) -> Reply:
         ended, ran_s = time.time(), time.perf_counter() - ready_s
         # The memory of what it was given is of use for what it leaves.
         del args, kwargs
-        return replace(_reply(call, result, storage, local_values, started, ended), ran_s=ran_s)
+        kept = take_pickled(call.workflow_id)
+        reply = _reply(call, result, storage, local_values, started, ended)
+        return _with_names(call, replace(reply, ran_s=ran_s), kept)
     except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is theirs to see
-        return raised(call, error, started)
+        kept = take_pickled(call.workflow_id)
+        return _with_names(call, raised(call, error, started), kept)
     finally:
         watch()
+
+
+def _with_names(call: TaskCall, reply: Reply, kept: tuple[int, ...]) -> Reply:
+    """The reply, with the remaining tasks that were pickled: by the user's code (`kept`), and then for the reply."""
+    named = take_pickled(call.workflow_id)
+    if isinstance(reply, Returned | Raised):
+        return replace(reply, kept=kept, names=named)
+    # A graph says what it takes; this stands in what its arguments refer to.
+    return replace(reply, kept=tuple(sorted({*kept, *named})))
 
 
 def _reply(

@@ -71,7 +71,7 @@ def unpack_call(raw: bytes) -> TaskCall:
 
 def pack_reply(reply: Reply | None) -> Reply | bytes | None:
     """A reply as bytes, when it is a small value; else as it is."""
-    if not isinstance(reply, Returned) or reply.objects or not _is_plain(reply.base):
+    if not isinstance(reply, Returned) or reply.objects or reply.names or reply.kept or not _is_plain(reply.base):
         return reply
     about = (reply.seq, reply.task, reply.attempt, reply.started_unix_s, reply.ended_unix_s, reply.ran_s)
     return pickle.dumps((about, _pack_base(reply.base)), 5)

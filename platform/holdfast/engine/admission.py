@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from holdfast.engine.abandoning import unread_above
 from holdfast.engine.errors import InvalidGraphError
 from holdfast.engine.failing import fail
 from holdfast.engine.graph import Graph, NodeKind, TaskIndex
+from holdfast.engine.holding import drop, pass_holds
 from holdfast.engine.leaving import release_inputs
 from holdfast.engine.live_task import LiveTask, TaskState
 from holdfast.engine.records import GraphLogged, TaskContinuing
@@ -116,13 +118,19 @@ def continue_with(state: RunState, task: LiveTask, graph: Graph, step: Step) -> 
                 group=task.group,
                 started_unix_s=task.started_unix_s,
                 ended_unix_s=task.ended_unix_s,
+                kept=task.kept,
             )
         )
     admit(state, graph, task, step)
+    if state.unread:
+        state.unused.extend(unread_above(state, task))
     if is_volatile_root:
         return
     release_inputs(state, task)
     catches = task.spec.options.catch_exceptions
     # A member in the middle of a chain: the task the chain began with stands for it.
     if task.group != task.index and not catches and task.uses <= 0 and state.tasks.get(task.index) is task:
-        state.remove(task)
+        head = state.tasks.get(task.group)
+        if head is not None:
+            pass_holds(state, task, head)
+        drop(state, task)

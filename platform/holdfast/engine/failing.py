@@ -19,10 +19,28 @@ from holdfast.engine.transitions import StatusSignal
 from holdfast.engine.values import Value
 
 
-def fail(state: RunState, task: LiveTask, error: Any, step: Step, *, caught: bool) -> None:
-    """A task has failed for good. `caught`: whether `catch_exceptions` applies to this kind of failure."""
+def fail(
+    state: RunState,
+    task: LiveTask,
+    error: Any,
+    step: Step,
+    *,
+    caught: bool,
+    names: tuple[TaskIndex, ...] = (),
+) -> None:
+    """A task has failed for good.
+
+    Args:
+        state: Of the run.
+        task: The task.
+        error: Its error.
+        step: Takes what is decided.
+        caught: Whether `catch_exceptions` applies to this kind of failure.
+        names: Remaining tasks of waits in the error.
+    """
+    value = Value(error, caught=True, names=names)
     if caught and task.spec.options.catch_exceptions:
-        finish(state, task, Value(error, caught=True), step)
+        finish(state, task, value, step)
         return
     if task.durable:
         if task.errors or task.deaths:
@@ -45,7 +63,7 @@ def fail(state: RunState, task: LiveTask, error: Any, step: Step, *, caught: boo
     for other in list(state.tasks.values()):
         if other is not catcher and _lies_in(state, other, catcher.index):
             discard(state, other, step)
-    finish(state, catcher, Value(error, caught=True), step)
+    finish(state, catcher, value, step)
 
 
 def open_scope(state: RunState, scope: TaskIndex | None) -> LiveTask | None:

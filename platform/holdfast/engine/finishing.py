@@ -8,6 +8,7 @@ the run.
 from __future__ import annotations
 
 from holdfast.engine.graph import NodeKind, TaskIndex
+from holdfast.engine.holding import drop_holds, hold, let_go, pass_holds
 from holdfast.engine.leaving import end_run, forget_if_unused, release_inputs
 from holdfast.engine.live_task import LiveTask, TaskState
 from holdfast.engine.records import TaskFinished
@@ -30,11 +31,16 @@ def finish(state: RunState, task: LiveTask, value: Value, step: Step) -> None:
     current: LiveTask | None = task
     while current is not None:
         current.state, current.value = TaskState.DONE, value
+        hold(state, value)
+        if current.event is not None:
+            let_go(state, current.event)
+            current.event = None
         if current.durable and isinstance(value.base, Split) and value.base.passing:
             _give_up_logging(state, current)
         if current.durable:
             step.records.append(_finished(current, value, origin))
             origin = current.index if origin is None else origin
+            drop_holds(state, current)
         release_inputs(state, current)
         _tell_consumers(state, current)
         if current.index == state.root:
@@ -47,6 +53,8 @@ def finish(state: RunState, task: LiveTask, value: Value, step: Step) -> None:
             value = value.wrapped()
         else:
             above = None
+        if above is not None:
+            pass_holds(state, current, above)
         forget_if_unused(state, current)
         current = above if above is not None and above.state is TaskState.CONTINUED else None
 
@@ -89,8 +97,6 @@ def split(state: RunState, task: LiveTask, step: Step) -> None:
             _log_for_split(state, source, step)
         else:
             remaining.append((at, source.spec.task_id))
-            # Whoever reads the split may ask for this task later: it stays.
-            source.uses += 1
     task.ended_unix_s = step.now_unix_s
     succeed(state, task, Value(Split(tuple(ready), tuple(remaining), passing)), step)
 
@@ -113,4 +119,5 @@ def _finished(task: LiveTask, value: Value, origin: TaskIndex | None) -> TaskFin
         origin=origin,
         started_unix_s=task.started_unix_s,
         ended_unix_s=task.ended_unix_s,
+        kept=task.kept,
     )

@@ -9,9 +9,11 @@ from typing import Any
 
 from holdfast.engine.commands import Complete, StopListener, StopTask
 from holdfast.engine.graph import TaskIndex
+from holdfast.engine.holding import drop, inherit
 from holdfast.engine.live_task import LiveTask, TaskState
 from holdfast.engine.records import WorkflowEnded
 from holdfast.engine.run_state import RunState
+from holdfast.engine.selectors import is_outside
 from holdfast.engine.step import Step
 from holdfast.engine.taken_events import log_taken_unlogged
 from holdfast.engine.timers import clear_timer
@@ -23,6 +25,8 @@ def release_inputs(state: RunState, task: LiveTask) -> None:
     """A task needs its inputs no longer."""
     if task.missing < 0:
         return
+    if not task.durable:
+        inherit(state, task)
     for at in task.spec.inputs:
         source = state.tasks.get(at)
         if source is not None:
@@ -35,19 +39,31 @@ def release_inputs(state: RunState, task: LiveTask) -> None:
 
 
 def forget_if_unused(state: RunState, task: LiveTask) -> None:
-    """Drop a task that has its value when nobody will use it again."""
-    if task.state is TaskState.DONE and task.uses <= 0:
-        state.remove(task)
+    """Drop a task that has its value when nobody will use it again; look at one that has not, before the step ends."""
+    if task.uses > 0:
+        return
+    if task.state is TaskState.DONE:
+        drop(state, task)
+    else:
+        state.unused.append(task.index)
 
 
 def discard(state: RunState, task: LiveTask, step: Step) -> None:
     """Give a task up, whatever it is doing."""
     halt(state, task, step)
     clear_timer(task, step)
+    leave_stream(state, task, step)
+    release_inputs(state, task)
+    drop(state, task)
+
+
+def leave_stream(state: RunState, task: LiveTask, step: Step) -> None:
+    """A task waits for no event any more."""
     if task.stream is not None:
         state.inbox.leave(task.stream, task.index)
-    release_inputs(state, task)
-    state.remove(task)
+        if is_outside(task.stream[0]):
+            step.left.append(task.stream)
+        task.stream = None
 
 
 def halt(state: RunState, task: LiveTask, step: Step) -> None:

@@ -38,7 +38,10 @@ class LiveTask:
         volatile_root: The task to run again when the worker that holds process-local values dies.
         missing: How many inputs have no value yet.
         consumers: Who takes its value, once per use.
-        uses: How many uses are not over yet; at 0 a finished task is forgotten.
+        uses: How many uses are not over yet, by tasks that take it and values that name it; at 0 a finished task is
+            forgotten.
+        holds: Of one that is not logged: the values that it would read once more after a crash.
+        kept: Remaining tasks of waits that its code has pickled by itself.
     """
 
     index: TaskIndex
@@ -54,6 +57,8 @@ class LiveTask:
     missing: int = 0
     consumers: list[TaskIndex] = field(default_factory=list)
     uses: int = 0
+    holds: list[Value] = field(default_factory=list)
+    kept: tuple[TaskIndex, ...] = ()
     attempt: int = 0
     deaths: int = 0
     errors: int = 0

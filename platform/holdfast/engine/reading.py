@@ -10,14 +10,16 @@ from holdfast.engine.commands import AcknowledgeEvent
 from holdfast.engine.errors import EventTimeoutError
 from holdfast.engine.failing import fail
 from holdfast.engine.finishing import succeed
+from holdfast.engine.holding import hold
 from holdfast.engine.inbox import Stream
+from holdfast.engine.leaving import leave_stream
 from holdfast.engine.live_task import LiveTask, TaskState
 from holdfast.engine.run_state import RunState
 from holdfast.engine.selectors import is_outside
 from holdfast.engine.step import Step
 from holdfast.engine.taken_events import log_taken
 from holdfast.engine.timers import clear_timer, log_waiting, wait_until
-from holdfast.engine.values import Value
+from holdfast.engine.values import Taken, Value
 
 
 def read(state: RunState, task: LiveTask, stream: Stream, step: Step) -> None:
@@ -35,7 +37,7 @@ def read(state: RunState, task: LiveTask, stream: Stream, step: Step) -> None:
         return
     number, value = event
     log_taken(state, task, stream, number, value, step)
-    take_event(state, task, Value(value), step)
+    take_event(state, task, Value(value, taken=Taken(stream, number, task.index)), step)
 
 
 def take_event(state: RunState, task: LiveTask, value: Value, step: Step) -> None:
@@ -47,6 +49,7 @@ def take_event(state: RunState, task: LiveTask, value: Value, step: Step) -> Non
         succeed(state, task, value, step)
         return
     task.event = value
+    hold(state, value)
     # Attempts spent on getting the event do not count against acknowledging it.
     task.errors = task.deaths = 0
     log_waiting(task, step)
@@ -56,8 +59,7 @@ def take_event(state: RunState, task: LiveTask, value: Value, step: Step) -> Non
 def give_up(state: RunState, task: LiveTask, step: Step) -> None:
     """No event has come in time: the task fails."""
     assert task.stream is not None
-    state.inbox.leave(task.stream, task.index)
-    task.stream = None
+    leave_stream(state, task, step)
     task.ended_unix_s = step.now_unix_s
     fail(state, task, EventTimeoutError(task.spec.task_id, task.spec.duration_s or 0.0), step, caught=True)
 

@@ -39,7 +39,12 @@ class GraphLogged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFinished:
-    """A task has its value. `origin` is the task under whose record the base is stored, when not this one's."""
+    """A task has its value.
+
+    Attributes:
+        origin: The task under whose record the base is stored, when not this one's.
+        kept: Remaining tasks of waits that its code has pickled by itself: where to, is not known.
+    """
 
     task: TaskIndex
     task_id: str
@@ -47,17 +52,19 @@ class TaskFinished:
     origin: TaskIndex | None
     started_unix_s: float
     ended_unix_s: float
+    kept: tuple[TaskIndex, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskContinuing:
-    """A task returned a graph; its own execution is over, its value will be the graph's."""
+    """A task returned a graph; its own execution is over, its value will be the graph's. `kept` as above."""
 
     task: TaskIndex
     task_id: str
     group: TaskIndex
     started_unix_s: float
     ended_unix_s: float
+    kept: tuple[TaskIndex, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +125,19 @@ class EventTaken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventGivenBack:
+    """A task that took an event was given up before anybody had read it: the event is in the inbox again.
+
+    What was recorded of the task is void.
+    """
+
+    task: TaskIndex
+    stream: tuple[str, str]
+    number: int
+    value: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowEnded:
     """The workflow came to its end.
 
@@ -146,5 +166,6 @@ Record: TypeAlias = (
     | TimerSet
     | TimerCleared
     | EventTaken
+    | EventGivenBack
     | WorkflowEnded
 )

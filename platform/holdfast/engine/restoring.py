@@ -11,9 +11,11 @@ from collections.abc import Callable
 
 from holdfast.engine.admission import join
 from holdfast.engine.graph import NodeSpec, TaskIndex
+from holdfast.engine.holding import hold
 from holdfast.engine.inbox import Inbox
 from holdfast.engine.leaving import forget_if_unused
 from holdfast.engine.live_task import LiveTask, TaskState
+from holdfast.engine.logged_run import LoggedRun
 from holdfast.engine.names import TaskNames, never
 from holdfast.engine.reading import acknowledge, read
 from holdfast.engine.records import GraphLogged, TimerSet
@@ -22,7 +24,6 @@ from holdfast.engine.run_state import RunState
 from holdfast.engine.snapshot import Snapshot
 from holdfast.engine.starting import start_when_fed
 from holdfast.engine.step import Step
-from holdfast.engine.values import Split
 
 
 def restore(workflow_id: str, image: RunImage, given_before: Callable[[str], bool] = never) -> RunState:
@@ -58,83 +59,42 @@ def _restore_from_snapshot(state: RunState, image: RunImage, snapshot: Snapshot)
     state.tasks[state.root].uses += 1
     for index, uses in snapshot.kept.items():
         state.tasks[index].uses += uses
+    _hold_values(state)
+    state.named.update(snapshot.named)
+    state.unread.update(dict.fromkeys(snapshot.unread, True))
+    for number in snapshot.read:
+        if number in state.carried:
+            state.carried[number].read = True
 
 
 def _restore_from_records(state: RunState, image: RunImage) -> None:
-    specs: dict[TaskIndex, tuple[GraphLogged, NodeSpec]] = {}
-    tails: dict[TaskIndex, TaskIndex] = {}
-    for graph in image.graphs:
-        for offset, node in enumerate(graph.nodes):
-            specs[graph.first + offset] = (graph, node)
-            state.names.observe(node.task_id)
-        if graph.parent is None:
-            state.root = graph.sink
-        if graph.catcher is not None:
-            state.outer_scope[graph.catcher] = specs[graph.catcher][0].scope
-            tails[graph.catcher] = graph.sink
-        if graph.group != graph.sink and not _passes_on(graph, image):
-            # The last link of a chain: the only one whose value the first still waits for.
-            tails[graph.group] = graph.sink
-        state.next_index = max(state.next_index, graph.first + len(graph.nodes))
-    for index in sorted(_needed(image, state, specs, tails)):
-        state.add(_restore_task(index, specs, image))
+    logged = LoggedRun(state, image)
+    needed = logged.reach([state.root, *logged.pickled])
+    unread = [at for at in logged.remaining if at not in needed and at not in image.finished]
+    # What waits for an event was withdrawn when nobody could read it any more; the rest goes on.
+    unread = [at for at in unread if not logged.waits_for_event(at)]
+    needed |= logged.reach(unread)
+    for index in sorted(needed):
+        state.add(_restore_task(index, logged.specs, image))
     state.tasks[state.root].uses += 1
-    for done in image.finished.values():
-        # Once for a split, whatever number of tasks have it for their value.
-        if done.origin is None and isinstance(done.value.base, Split):
-            for at, _ in done.value.base.remaining:
-                if at in state.tasks:
-                    state.tasks[at].uses += 1
+    unseen = [at for index in needed for at in logged.unseen.get(index, ())]
+    for at in (*logged.pickled, *unseen):
+        if at in state.tasks:
+            state.tasks[at].uses += 1
+    _hold_values(state)
+    state.named.update(at for at in logged.remaining if at in state.tasks)
+    state.unread.update(dict.fromkeys(unread, True))
+    logged.note_read(state)
+    for event in logged.unread_events(state):
+        state.carried[event.taken.number] = event
+        state.returned.append(event)
 
 
-def _passes_on(graph: GraphLogged, image: RunImage) -> bool:
-    """Whether the sink continued and has no part in its value any more; one that catches waits for it."""
-    catches = graph.nodes[graph.sink - graph.first].options.catch_exceptions
-    return graph.sink in image.continuing and not catches
-
-
-def _was_given_up(scope: TaskIndex | None, image: RunImage, outer_scope: dict[TaskIndex, TaskIndex | None]) -> bool:
-    """Whether a failure ended this scope or one around it, and with it all that ran there."""
-    while scope is not None:
-        done = image.finished.get(scope)
-        if done is not None and done.value.caught and done.value.wraps == 0:
-            return True
-        scope = outer_scope.get(scope)
-    return False
-
-
-def _needed(
-    image: RunImage,
-    state: RunState,
-    specs: dict[TaskIndex, tuple[GraphLogged, NodeSpec]],
-    tails: dict[TaskIndex, TaskIndex],
-) -> set[TaskIndex]:
-    needed: set[TaskIndex] = set()
-    stack = [state.root]
-    for done in image.finished.values():
-        if isinstance(done.value.base, Split):
-            # Whoever has read the split may still ask for these, unless they ended with their scope.
-            stack.extend(
-                at
-                for at, _ in done.value.base.remaining
-                if not _was_given_up(specs[at][0].scope, image, state.outer_scope)
-            )
-    while stack:
-        index = stack.pop()
-        if index in needed:
-            continue
-        needed.add(index)
-        if index in image.finished:
-            continue
-        graph, node = specs[index]
-        if graph.scope is not None:
-            stack.append(graph.scope)
-        if index in image.continuing:
-            if index in tails:
-                stack.append(tails[index])
-        else:
-            stack.extend(node.inputs)
-    return needed
+def _hold_values(state: RunState) -> None:
+    for task in state.tasks.values():
+        value = task.event if task.value is None else task.value
+        if value is not None:
+            hold(state, value)
 
 
 def _restore_task(index: TaskIndex, specs: dict[TaskIndex, tuple[GraphLogged, NodeSpec]], image: RunImage) -> LiveTask:
@@ -150,10 +110,11 @@ def _restore_task(index: TaskIndex, specs: dict[TaskIndex, tuple[GraphLogged, No
     )
     done, continuing, waiting = image.finished.get(index), image.continuing.get(index), image.waiting.get(index)
     if done is not None:
-        task.state, task.value, task.missing = TaskState.DONE, done.value, -1
+        task.state, task.value, task.missing, task.kept = TaskState.DONE, done.value, -1, done.kept
     elif continuing is not None:
         task.state, task.missing = TaskState.CONTINUED, -1
         task.started_unix_s, task.ended_unix_s = continuing.started_unix_s, continuing.ended_unix_s
+        task.kept = continuing.kept
     elif waiting is not None:
         task.state = TaskState.WAITING
         task.due_unix_s, task.stream, task.event = waiting.due_unix_s, waiting.stream, waiting.event

@@ -45,7 +45,8 @@ def retry_or_fail(state: RunState, task: LiveTask, signal: TaskRaised | TaskLost
     elif retryable and options.budget.allows(deaths=task.deaths, errors=task.errors, last_was_death=died):
         _start_again(state, task, step)
         return
-    fail(state, task, signal.error, step, caught=not died)
+    names = signal.names if isinstance(signal, TaskRaised) else ()
+    fail(state, task, signal.error, step, caught=not died, names=names)
 
 
 def _start_again(state: RunState, task: LiveTask, step: Step) -> None:

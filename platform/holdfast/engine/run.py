@@ -19,11 +19,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
+from holdfast.engine.abandoning import give_up_unused
 from holdfast.engine.admission import admit, continue_with
 from holdfast.engine.commands import AcknowledgeEvent, StartListener, StartTask
 from holdfast.engine.finishing import check_wait, split, succeed
 from holdfast.engine.followers import followers
 from holdfast.engine.graph import Graph, NodeKind, TaskIndex
+from holdfast.engine.holding import note_kept
 from holdfast.engine.inbox import Stream
 from holdfast.engine.leaving import end_run
 from holdfast.engine.live_task import LiveTask, TaskState
@@ -52,7 +54,7 @@ from holdfast.engine.step import Step
 from holdfast.engine.taken_events import log_taken, log_taken_unlogged
 from holdfast.engine.timers import CLOCK_GRAIN_S, clear_timer, wait_until
 from holdfast.engine.transitions import StatusSignal, WorkflowStatus
-from holdfast.engine.values import Value
+from holdfast.engine.values import Taken, Value
 
 NOTHING = Value(None)
 """The value of what only waits."""
@@ -217,9 +219,10 @@ def _attempt_ended(state: RunState, signal: TaskReturned | TaskContinued | TaskR
     state.busy_less(task)
     task.started_unix_s, task.ended_unix_s = signal.started_unix_s, signal.ended_unix_s
     step.place = signal.place
+    note_kept(state, task, signal.kept)
     match signal:
         case TaskReturned():
-            succeed(state, task, Value(signal.value), step)
+            succeed(state, task, Value(signal.value, names=signal.names), step)
         case TaskContinued():
             continue_with(state, task, signal.graph, step)
         case TaskRaised() | TaskLost():
@@ -278,16 +281,20 @@ def _receive(state: RunState, event: EventReceived, step: Step) -> None:
     task = None if reader is None else state.tasks.get(reader)
     if task is not None:
         log_taken(state, task, event.stream, event.number, event.value, step)
-        take_event(state, task, Value(event.value), step)
+        take_event(state, task, Value(event.value, taken=Taken(event.stream, event.number, task.index)), step)
 
 
 def _settle(state: RunState, step: Step) -> None:
     """Start what became ready, and what becomes ready by that, in a loop and not by recursion."""
-    while state.ready or state.called_back:
+    while not state.status.ended and (state.ready or state.called_back or state.unused or state.returned):
+        # First, so that what nobody can read takes no event of this step.
+        give_up_unused(state, step)
         if state.called_back:
             task = state.called_back.popleft()
             if state.tasks.get(task.index) is task and task.stream is not None:
                 read(state, task, task.stream, step)
+            continue
+        if not state.ready:
             continue
         task = state.ready.popleft()
         if state.tasks.get(task.index) is not task:

@@ -16,7 +16,7 @@ from holdfast.engine.live_task import LiveTask, TaskState
 from holdfast.engine.names import TaskNames
 from holdfast.engine.records import EventTaken
 from holdfast.engine.transitions import WorkflowStatus
-from holdfast.engine.values import Value
+from holdfast.engine.values import Taken, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,22 @@ class TakenUnlogged:
     taken: EventTaken
     value: Any
     volatile_root: TaskIndex | None
+
+
+@dataclass(slots=True)
+class CarriedEvent:
+    """An event that values of live tasks carry.
+
+    Attributes:
+        taken, value: Where it came from, and what it holds.
+        holders: How many values carry it.
+        read: A user's code was given it: it can not go back.
+    """
+
+    taken: Taken
+    value: Any
+    holders: int = 0
+    read: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +62,11 @@ class RunState:
         ready: Tasks to be started, in order.
         called_back: Tasks that wait for a stream to which an event was given back.
         taken_unlogged: See `taken_events`.
+        carried: The events in values of live tasks, by their numbers; see `holding`.
+        unused: Tasks that somebody used and uses no more, to be looked at.
+        returned: Events that nobody can read any more, to be given back.
+        unread: Tasks that go on although nobody can read their values, and whether they do after a load too.
+        named: The tasks that a split has named.
     """
 
     workflow_id: str
@@ -61,6 +82,11 @@ class RunState:
     ready: deque[LiveTask] = field(default_factory=deque)
     called_back: deque[LiveTask] = field(default_factory=deque)
     taken_unlogged: list[TakenUnlogged] = field(default_factory=list)
+    carried: dict[int, CarriedEvent] = field(default_factory=dict)
+    unused: deque[TaskIndex] = field(default_factory=deque)
+    returned: deque[CarriedEvent] = field(default_factory=deque)
+    unread: dict[TaskIndex, bool] = field(default_factory=dict)
+    named: set[TaskIndex] = field(default_factory=set)
 
     def add(self, task: LiveTask) -> None:
         """Hold one more task."""
@@ -72,6 +98,8 @@ class RunState:
         """Hold a task no longer, if it is held."""
         if self.tasks.pop(task.index, None) is not None and not task.durable:
             self.not_durable -= 1
+        self.unread.pop(task.index, None)
+        self.named.discard(task.index)
 
     def set_busy(self, task: LiveTask, state: TaskState) -> None:
         """Something outside works for this task from now on."""

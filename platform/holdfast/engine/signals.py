@@ -17,6 +17,7 @@ class _Attempt:
         attempt: Number of the attempt, as given in the command that started it.
         started_unix_s, ended_unix_s: When it ran, by the worker's clock.
         place: The worker, when it stands ready to run an in-place task next; else None.
+        kept: Remaining tasks of waits that the user's code pickled by itself meanwhile: where to, is not known.
     """
 
     task: TaskIndex
@@ -24,13 +25,15 @@ class _Attempt:
     started_unix_s: float = 0.0
     ended_unix_s: float = 0.0
     place: Any = None
+    kept: tuple[TaskIndex, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskReturned(_Attempt):
-    """The task returned a value."""
+    """The task returned a value. `names` are the remaining tasks of waits in it."""
 
     value: Any
+    names: tuple[TaskIndex, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +45,11 @@ class TaskContinued(_Attempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRaised(_Attempt):
-    """The task raised. `retryable` is what the worker found by the user's exception types."""
+    """The task raised. `retryable` is what the worker found by the user's exception types; `names` as above."""
 
     error: Any
     retryable: bool = True
+    names: tuple[TaskIndex, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from holdfast.engine.abandoning import going_on_unread, tails_of
 from holdfast.engine.graph import TaskIndex
 from holdfast.engine.live_task import TaskState
 from holdfast.engine.run_state import RunState
+from holdfast.engine.values import keeps, names_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +25,10 @@ class Snapshot:
 
     Attributes:
         live: The tasks that the result still needs, in order of index.
-        kept: How often a split names a task whose value may still be asked for, for those that one names.
+        kept: How often a task is in use by what is in no live value: a user's code pickled it by itself.
+        unread: Tasks that go on although nobody can read their values.
+        read: Numbers of the events in live values that a user's code has been given.
+        named: Live tasks that a split has named.
         outer_scope: As in `RunState`, for the scopes of live tasks and those around them.
         names: How often each task id was asked for, of those asked for more than once.
         next_index: Index of the next task.
@@ -36,6 +41,9 @@ class Snapshot:
     names: Mapping[str, int]
     next_index: TaskIndex
     root: TaskIndex
+    unread: tuple[TaskIndex, ...] = ()
+    read: tuple[int, ...] = ()
+    named: tuple[TaskIndex, ...] = ()
 
     @property
     def saved(self) -> int:
@@ -46,7 +54,9 @@ class Snapshot:
 def take_snapshot(state: RunState) -> Snapshot:
     """The snapshot of an idle run: no task of it runs, and all that are live are logged."""
     kept = _kept(state)
-    live = tuple(sorted(_needed(state, kept)))
+    needed = _reach(state, [state.root, *kept])
+    unread = [index for index in going_on_unread(state) if index not in needed]
+    live = tuple(sorted(needed | _reach(state, unread)))
     return Snapshot(
         live=live,
         kept=kept,
@@ -54,6 +64,9 @@ def take_snapshot(state: RunState) -> Snapshot:
         names=state.names.repeated,
         next_index=state.next_index,
         root=state.root,
+        unread=tuple(sorted(unread)),
+        read=tuple(sorted(number for number, event in state.carried.items() if event.read)),
+        named=tuple(sorted(state.named.intersection(live))),
     )
 
 
@@ -63,26 +76,23 @@ def _kept(state: RunState) -> dict[TaskIndex, int]:
     for task in state.tasks.values():
         if task.missing >= 0:
             uses.update(task.spec.inputs)
+        if task.value is not None and keeps(task.value):
+            uses.update(names_in(task.value))
     return {index: task.uses - uses[index] for index, task in state.tasks.items() if task.uses > uses[index]}
 
 
-def _needed(state: RunState, kept: Mapping[TaskIndex, int]) -> set[TaskIndex]:
-    tails: dict[TaskIndex, TaskIndex] = {}
-    for task in state.tasks.values():
-        if task.catcher is not None:
-            tails[task.catcher] = task.index
-        passes_on = task.state is TaskState.CONTINUED and not task.spec.options.catch_exceptions
-        if task.group != task.index and not passes_on:
-            tails[task.group] = task.index
+def _reach(state: RunState, start: list[TaskIndex]) -> set[TaskIndex]:
+    tails = tails_of(state)
     needed: set[TaskIndex] = set()
-    stack = [state.root, *kept]
+    stack = list(start)
     while stack:
         index = stack.pop()
         live = state.tasks.get(index)
         if live is None or index in needed:
             continue
         needed.add(index)
-        if live.state is TaskState.DONE:
+        if live.value is not None:
+            stack.extend(names_in(live.value))
             continue
         if live.scope is not None:
             stack.append(live.scope)

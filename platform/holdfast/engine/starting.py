@@ -7,6 +7,7 @@ from holdfast.engine.errors import ResultNotStoredError
 from holdfast.engine.failing import fail
 from holdfast.engine.finishing import check_wait
 from holdfast.engine.graph import NodeKind
+from holdfast.engine.holding import note_read
 from holdfast.engine.live_task import LiveTask, TaskState
 from holdfast.engine.reading import acknowledge, read
 from holdfast.engine.run_state import RunState
@@ -55,13 +56,15 @@ def _start_call(state: RunState, task: LiveTask, step: Step) -> None:
     task.attempt += 1
     # Until the worker says when it began: for who asks about a running task.
     task.started_unix_s = step.now_unix_s
+    values = state.values_of(task)
+    note_read(state, values)
     state.set_busy(task, TaskState.RUNNING)
     step.commands.append(
         StartTask(
             task=task.index,
             attempt=task.attempt,
             node=task.spec,
-            values=state.values_of(task),
+            values=values,
             place=place,
             hold=state.wants_place_after(task),
         )
@@ -80,6 +83,8 @@ def _start_wait(state: RunState, task: LiveTask, step: Step) -> None:
 def _start_event(state: RunState, task: LiveTask, step: Step) -> None:
     if task.started_unix_s == 0.0:
         task.started_unix_s = step.now_unix_s
+    # They are the arguments of its listener.
+    note_read(state, state.values_of(task))
     if task.event is not None:
         acknowledge(state, task, step)
     elif task.spec.stream is not None:

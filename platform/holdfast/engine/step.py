@@ -16,6 +16,7 @@ class Step:
     Attributes:
         now_unix_s: The time of the step, given from outside.
         place: The worker that stands ready for an in-place task, if one does.
+        left: Streams of outside sources on which a task waits no longer.
         reads: Streams of outside sources on which a task waits from now on: the next event is to be looked for.
     """
 
@@ -23,4 +24,5 @@ class Step:
     place: Any = None
     records: list[Record] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
+    left: list[tuple[str, str]] = field(default_factory=list)
     reads: list[tuple[str, str]] = field(default_factory=list)

@@ -7,13 +7,14 @@ back into its stream when the task that took it has to run again.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from holdfast.engine.graph import TaskIndex
 from holdfast.engine.inbox import Stream
 from holdfast.engine.live_task import LiveTask
-from holdfast.engine.records import EventTaken
-from holdfast.engine.run_state import RunState, TakenUnlogged
+from holdfast.engine.records import EventGivenBack, EventTaken
+from holdfast.engine.run_state import CarriedEvent, RunState, TakenUnlogged
 from holdfast.engine.step import Step
 
 
@@ -33,11 +34,30 @@ def log_taken_unlogged(state: RunState, step: Step, task: TaskIndex | None = Non
         state.taken_unlogged = [t for t in state.taken_unlogged if task not in (None, t.taken.task)]
 
 
+def give_back(state: RunState, event: CarriedEvent, step: Step) -> None:
+    """An event that nobody has read, nor can any more, goes back into its place."""
+    stream, number, task = event.taken
+    unlogged = [one for one in state.taken_unlogged if one.taken.number == number]
+    if unlogged:
+        # It has not left the inbox.
+        state.taken_unlogged = [one for one in state.taken_unlogged if one.taken.number != number]
+    else:
+        step.records.append(EventGivenBack(task=task, stream=stream, number=number, value=event.value))
+    _call_reader(state, stream, number, event.value)
+
+
 def give_back_events(state: RunState, volatile_root: TaskIndex) -> None:
     """What tasks that run again had taken goes back into its stream, and to who waits for it now."""
     back = [t for t in state.taken_unlogged if t.volatile_root == volatile_root]
     state.taken_unlogged = [t for t in state.taken_unlogged if t.volatile_root != volatile_root]
+    numbers = {one.taken.number for one in back}
+    state.returned = deque(event for event in state.returned if event.taken.number not in numbers)
     for one in back:
-        reader = state.inbox.give_back(one.taken.stream, one.taken.number, one.value)
-        if reader is not None:
-            state.called_back.append(state.tasks[reader])
+        state.carried.pop(one.taken.number, None)
+        _call_reader(state, one.taken.stream, one.taken.number, one.value)
+
+
+def _call_reader(state: RunState, stream: Stream, number: int, value: Any) -> None:
+    reader = state.inbox.give_back(stream, number, value)
+    if reader is not None:
+        state.called_back.append(state.tasks[reader])

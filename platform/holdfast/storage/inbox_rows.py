@@ -59,12 +59,17 @@ def add_event(
         return None
     number = last_event(txn, seq) + 1
     txn.put(layout.last_event(seq), layout.pack(number))
-    frame = Frame()
-    header = {"stream": stream, "value": value_entry(Value(value), frame)}
-    txn.put(layout.event(seq, number), frame.close(header))
+    put_event(txn, seq, stream, number, value)
     if dedupe_id is not None:
         txn.put(layout.dedupe(seq, dedupe_id), layout.pack(number) + nonce.encode())
     return number
+
+
+def put_event(txn: WriteTransaction, seq: int, stream: tuple[str, str], number: int, value: Any) -> None:
+    """Write the row of an event that no task has taken, under its number."""
+    frame = Frame()
+    header = {"stream": stream, "value": value_entry(Value(value), frame)}
+    txn.put(layout.event(seq, number), frame.close(header))
 
 
 def read_inbox(txn: ReadTransaction, seq: int) -> Iterator[EventReceived]:

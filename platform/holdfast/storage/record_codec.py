@@ -19,7 +19,7 @@ from holdfast.engine.errors import HoldfastError, StorageCorruptError
 from holdfast.engine.graph import NodeKind, NodeSpec, TaskIndex, TaskOptions
 from holdfast.engine.records import GraphLogged
 from holdfast.engine.retry import RetryBudget, RetryPolicy
-from holdfast.engine.values import Split, Value
+from holdfast.engine.values import Split, Taken, Value
 from holdfast.storage.payload import Payload, decode, encode
 
 _LENGTH = struct.Struct("<I")
@@ -115,7 +115,11 @@ def _base_entry(base: Stored, frame: Frame) -> Any:
         case HoldfastError():
             return {"x": frame.add(pickle.dumps(base)), "said": str(base)}
         case Split():
-            return {"ready": [at for at, _ in base.ready], "remaining": [list(entry) for entry in base.remaining]}
+            entry: dict[str, Any] = {"ready": [at for at, _ in base.ready]}
+            entry["remaining"] = [list(named) for named in base.remaining]
+            if base.counted:
+                entry["counted"] = True
+            return entry
     raise TypeError(f"{type(base).__name__} is nothing that can be stored as a value")
 
 
@@ -134,7 +138,9 @@ def _read_base(entry: Any, pieces: Sequence[bytes]) -> Stored:
         return error
     # The values of a split stand in the rows of its inputs: whoever loads it puts them in.
     return Split(
-        tuple((at, Value(None)) for at in entry["ready"]), tuple((at, name) for at, name in entry["remaining"])
+        tuple((at, Value(None)) for at in entry["ready"]),
+        tuple((at, name) for at, name in entry["remaining"]),
+        counted=entry.get("counted", False),
     )
 
 
@@ -145,6 +151,11 @@ def value_entry(value: Value, frame: Frame, *, elsewhere: TaskIndex | None = Non
         entry["caught"] = True
     if value.wraps:
         entry["wraps"] = value.wraps
+    if value.names:
+        entry["names"] = value.names
+    if value.taken is not None and elsewhere is None:
+        (source, key), number, task = value.taken
+        entry["taken"] = [source, key, number, task]
     return entry
 
 
@@ -152,7 +163,12 @@ def read_value(entry: dict[str, Any], pieces: Sequence[bytes]) -> tuple[Value, T
     """A value, and the task in whose row its base stands when it is not this one."""
     elsewhere = entry.get("in")
     base = None if elsewhere is not None else _read_base(entry["base"], pieces)
-    return Value(base, entry.get("caught", False), entry.get("wraps", 0)), elsewhere
+    taken = None
+    if "taken" in entry:
+        source, key, number, task = entry["taken"]
+        taken = Taken((source, key), number, task)
+    names = tuple(entry.get("names", ()))
+    return Value(base, entry.get("caught", False), entry.get("wraps", 0), names, taken), elsewhere
 
 
 def error_entry(error: Stored, frame: Frame) -> Any:

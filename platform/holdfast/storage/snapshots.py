@@ -41,6 +41,9 @@ def save_snapshot(txn: WriteTransaction, seq: int, epoch: int, snapshot: Snapsho
         "names": snapshot.names,
         "next": snapshot.next_index,
         "root": snapshot.root,
+        "unread": snapshot.unread,
+        "read": snapshot.read,
+        "named": snapshot.named,
     }
     txn.put(layout.snapshot(seq), orjson.dumps(entry))
 
@@ -73,6 +76,10 @@ def _read(entry: dict[str, Any]) -> Snapshot:
         names=entry["names"],
         next_index=entry["next"],
         root=entry["root"],
+        # An earlier version wrote none, and counted uses otherwise: its snapshots are not relied on.
+        unread=tuple(entry["unread"]),
+        read=tuple(entry["read"]),
+        named=tuple(entry["named"]),
     )
 
 
@@ -133,7 +140,8 @@ def _complete(txn: ReadTransaction, seq: int, done: TaskFinished, whole: dict[Ta
         return whole[done.task]
     value = done.value
     if done.origin is not None:
-        value = replace(value, base=_value_at(txn, seq, done.origin, whole).base)
+        origin = _value_at(txn, seq, done.origin, whole)
+        value = replace(value, base=origin.base, taken=origin.taken)
     elif isinstance(value.base, Split):
         ready = tuple((at, _value_at(txn, seq, at, whole)) for at, _ in value.base.ready)
         value = replace(value, base=replace(value.base, ready=ready))

@@ -18,6 +18,7 @@ import orjson
 from holdfast.engine.errors import StorageCorruptError
 from holdfast.engine.graph import TaskIndex
 from holdfast.engine.records import (
+    EventGivenBack,
     EventTaken,
     GraphLogged,
     Record,
@@ -33,7 +34,7 @@ from holdfast.engine.run_image import RunImage
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.values import Split, Value
 from holdfast.storage import layout
-from holdfast.storage.inbox_rows import add_event, has_event, last_event, read_inbox, took_event_of
+from holdfast.storage.inbox_rows import add_event, has_event, last_event, put_event, read_inbox, took_event_of
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
 from holdfast.storage.leases import (
     check_lease,
@@ -385,6 +386,10 @@ def write_records(txn: WriteTransaction, row: WorkflowRow, records: Iterable[Rec
                 txn.delete(layout.timer(record.due_unix_s, seq, record.task))
             case EventTaken():
                 txn.delete(layout.event(seq, record.number))
+            case EventGivenBack():
+                put_event(txn, seq, record.stream, record.number, record.value)
+                txn.delete(layout.task(seq, record.task))
+                txn.delete(layout.waiting(seq, record.task))
             case WorkflowEnded():
                 row = _end(txn, row, record)
     return row
@@ -422,6 +427,8 @@ def _encode_task(record: TaskFinished | TaskContinuing | TaskFailed) -> bytes:
             header["group"] = record.group
         case TaskFailed():
             header["error"] = error_entry(record.error, frame)
+    if not isinstance(record, TaskFailed) and record.kept:
+        header["kept"] = record.kept
     return frame.close(header)
 
 
@@ -461,6 +468,8 @@ def load_image(txn: ReadTransaction, seq: int) -> RunImage:
             finished[ending.task] = ending
         elif ending is not None:
             continuing[ending.task] = ending
+    # What stood for an event that was given back has gone with it.
+    finished = {at: one for at, one in finished.items() if one.origin is None or one.origin in finished}
     for index, record in finished.items():
         finished[index] = replace(record, value=_complete(record, finished))
     return RunImage(
@@ -494,11 +503,23 @@ def _decode_ending(index: TaskIndex, raw: bytes) -> TaskFinished | TaskContinuin
     if "value" in header:
         value, origin = read_value(header["value"], pieces)
         return TaskFinished(
-            task=index, task_id=task_id, value=value, origin=origin, started_unix_s=started, ended_unix_s=ended
+            task=index,
+            task_id=task_id,
+            value=value,
+            origin=origin,
+            started_unix_s=started,
+            ended_unix_s=ended,
+            kept=tuple(header.get("kept", ())),
         )
     if "group" in header:
-        group = header["group"]
-        return TaskContinuing(task=index, task_id=task_id, group=group, started_unix_s=started, ended_unix_s=ended)
+        return TaskContinuing(
+            task=index,
+            task_id=task_id,
+            group=header["group"],
+            started_unix_s=started,
+            ended_unix_s=ended,
+            kept=tuple(header.get("kept", ())),
+        )
     return None
 
 
@@ -506,7 +527,8 @@ def _complete(record: TaskFinished, finished: dict[TaskIndex, TaskFinished]) -> 
     """A value with its base, and the values of a split, put in from the rows where they stand."""
     value = record.value
     if record.origin is not None:
-        value = replace(value, base=finished[record.origin].value.base)
+        origin = finished[record.origin].value
+        value = replace(value, base=origin.base, taken=origin.taken)
     if isinstance(value.base, Split):
         ready = tuple((at, _complete(finished[at], finished)) for at, _ in value.base.ready if at in finished)
         value = replace(value, base=replace(value.base, ready=ready))
