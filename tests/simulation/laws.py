@@ -249,12 +249,17 @@ class Auditor:
         ]
         if not takers:
             return
-        consumers = [at for at, node in self.nodes.items() if node.kind in (NodeKind.CALL, NodeKind.EVENT)]
+        consumers = [at for at, node in self.nodes.items() if node.kind is not NodeKind.WAIT]
         for consumer in consumers:
             inputs = self.nodes[consumer].inputs
             if all(self.over.get(at) == "value" for at in inputs):
                 self._use(inputs)
-        usable = self._usable()
+        usable = self._reach([self.root, *self.kept])
+        for remaining in {at for split in self.splits.values() for at, _ in split.remaining}:
+            below = set() if self.over.get(remaining) == "value" else self._reach([remaining])
+            if not any(self.nodes[at].kind is NodeKind.EVENT and at not in self.over for at in below):
+                # It goes on, and takes what is there.
+                usable |= below
         for index in takers:
             fine = index in usable or index in self.used
             self.demand(fine, "no event is taken by a task whose value nobody can use", f"task {index}")
@@ -269,10 +274,9 @@ class Auditor:
             self.used.add(index)
             todo += self.seen_in.get(index, ())
 
-    def _usable(self) -> set[int]:
-        """The tasks that the workflow's value needs, or may come to need."""
+    def _reach(self, todo: list[int]) -> set[int]:
+        """These tasks, and all that their values need, or may come to need."""
         found: set[int] = set()
-        todo = [self.root, *self.kept]
         while todo:
             index = todo.pop()
             if index in found or index not in self.nodes:

@@ -118,10 +118,12 @@ class LoggedRun:
         elif index in self._tails:
             yield self._tails[index]
 
-    def waits_for_event(self, index: TaskIndex) -> bool:
-        """Whether a task can not have its value before an event has come."""
+    def goes_on_unread(self, index: TaskIndex) -> bool:
+        """Whether a task whose value nobody can read goes on: it needs no event, and has not ended without a record."""
+        if not self.specs[index][1].options.checkpoint:
+            return False
         below = self.reach([index])
-        return any(self.specs[at][1].kind is NodeKind.EVENT and at not in self._image.finished for at in below)
+        return all(self.specs[at][1].kind is not NodeKind.EVENT or at in self._image.finished for at in below)
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -147,10 +149,8 @@ class LoggedRun:
 
     def _was_started(self, index: TaskIndex, node: NodeSpec) -> bool:
         image = self._image
-        if node.kind is not NodeKind.CALL:
-            return node.kind is NodeKind.EVENT
-        waited = image.waiting.get(index)
-        return index in image.finished or index in image.continuing or waited is not None
+        begun = index in image.finished or index in image.continuing or index in image.waiting
+        return begun and node.kind is not NodeKind.WAIT
 
     def unread_events(self, state: RunState) -> list[CarriedEvent]:
         """Events that nobody has read, nor can: a worker logged who gave them up, and the executor did not hear."""

@@ -72,7 +72,7 @@ def _restore_from_records(state: RunState, image: RunImage) -> None:
     needed = logged.reach([state.root, *logged.pickled])
     unread = [at for at in logged.remaining if at not in needed and at not in image.finished]
     # What waits for an event was withdrawn when nobody could read it any more; the rest goes on.
-    unread = [at for at in unread if not logged.waits_for_event(at)]
+    unread = [at for at in unread if logged.goes_on_unread(at)]
     needed |= logged.reach(unread)
     for index in sorted(needed):
         state.add(_restore_task(index, logged.specs, image))

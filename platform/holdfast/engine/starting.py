@@ -23,6 +23,7 @@ def start(state: RunState, task: LiveTask, step: Step) -> None:
         case NodeKind.WAIT:
             _start_wait(state, task, step)
         case NodeKind.SLEEP:
+            note_read(state, state.values_of(task))
             task.state = TaskState.WAITING
             task.started_unix_s = step.now_unix_s
             wait_until(task, step.now_unix_s + (task.spec.duration_s or 0.0), step)
