@@ -88,6 +88,7 @@ class Auditor:
     tails: dict[int, int] = field(default_factory=dict)
     scopes: dict[int, int | None] = field(default_factory=dict)
     named: dict[int, list[int]] = field(default_factory=dict)
+    for_nobody: set[int] = field(default_factory=set)
     seen_in: dict[int, list[int]] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
     used: set[int] = field(default_factory=set)
@@ -143,6 +144,9 @@ class Auditor:
                 self.tails[graph.catcher] = graph.sink
             elif graph.group != graph.sink:
                 self.tails[graph.group] = graph.sink
+            # The API makes no graph with such; the engine runs them.
+            taken = {at for node in graph.nodes for at in node.inputs} | {graph.sink}
+            self.for_nobody.update(set(range(graph.first, graph.first + len(graph.nodes))) - taken)
             for index, node in enumerate(graph.nodes, graph.first):
                 self.scopes[index] = graph.scope
                 known = self.names.setdefault(node.task_id, index)
@@ -254,7 +258,7 @@ class Auditor:
             inputs = self.nodes[consumer].inputs
             if all(self.over.get(at) == "value" for at in inputs):
                 self._use(inputs)
-        usable = self._reach([self.root, *self.kept])
+        usable = self._reach([self.root, *self.kept, *self.for_nobody])
         for remaining in {at for split in self.splits.values() for at, _ in split.remaining}:
             below = set() if self.over.get(remaining) == "value" else self._reach([remaining])
             if not any(self.nodes[at].kind is NodeKind.EVENT and at not in self.over for at in below):
