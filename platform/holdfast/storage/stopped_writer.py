@@ -1,36 +1,41 @@
-"""Frees the store from a process that was stopped while it wrote.
+"""Frees the store from a process that does not move while it writes.
 
 One process writes at a time. A lock whose owner has died the next writer gets,
-but one that is stopped, by Ctrl-Z in the terminal of a driver, holds it until
-somebody lets it go on, and nobody can write meanwhile. It needs a millisecond
-to finish: so it is let go on until it has let go of the lock, and is stopped
-again. A process in a debugger is left alone.
+but one that is stopped, by Ctrl-Z in the terminal of a driver, or frozen, as a
+container that is paused, holds it until somebody lets it go on, and nobody can
+write meanwhile. It needs a millisecond to finish: so it is let go on until it
+has let go of the lock, and is stopped or frozen again. One for which that
+cannot be done (a debugger holds it, it may not be thawed from here) and that
+has not moved for as long as a lease is good is ended: the kernel then gives
+the lock to the next writer.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import logging
 import os
 import signal
-import struct
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from holdfast.storage import freezer, lock_owner
+from holdfast.storage.lock_owner import Marks, Owner
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 2.0
 """A writer that waits so long looks whether the one before it is stopped."""
 
+STILL_LOOKS = 15
+"""One that has done nothing between so many looks, a second apart, is ended. Looks are counted, and not seconds: those
+of a machine that was suspended are nobody's fault."""
+
 _LOOK_EVERY_S = 1.0
 _MOVING_S = 5.0
 _MOMENT_S = 0.001
-# The lock is in the first bytes of the file, a few words into it; it names its owner's thread, beside a flag or two.
-_HEAD = struct.Struct("<64I")
-_THREAD_BITS = 0x3FFFFFFF
 
 
 class WriterWatch:
@@ -43,6 +48,7 @@ class WriterWatch:
 
     def __init__(self, folder: Path, waiting_since_s: Callable[[], float]) -> None:
         self._folder, self._waiting_since_s = folder, waiting_since_s
+        self._suspicion = Suspicion(folder)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="holdfast-writer-watch", daemon=True)
         self._thread.start()
@@ -59,16 +65,22 @@ class WriterWatch:
                 released = release_stopped_writer(self._folder)
                 if released is not None:
                     log.warning("storage.stopped_writer pid=%d: it was let go on until it had written", released)
+                    continue
+                ended = self._suspicion.look()
+                if ended is not None:
+                    log.error(
+                        "storage.suspended_writer pid=%d: it held the store and did not move; it was ended", ended
+                    )
 
 
 def release_stopped_writer(folder: Path) -> int | None:
-    """Have a stopped process that holds the writer's lock let go of it. It is stopped again afterwards.
+    """Have a stopped or frozen process that holds the writer's lock let go of it. It is as it was afterwards.
 
     Args:
         folder: Where `lock.mdb` is; this process has it open.
 
     Returns:
-        The id of that process; None when the writer is not stopped, or another process sees to it already.
+        The id of that process; None when there is none, it has not let go, or another process sees to it already.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -80,64 +92,92 @@ def release_stopped_writer(folder: Path) -> int | None:
         os.close(descriptor)
 
 
-def _release(lock_file: Path) -> int | None:
-    stopped = _stopped_owner(lock_file)
-    if stopped is None:
+class Suspicion:
+    """Ends a writer that does not move, and of which nothing else lets the store free.
+
+    Args:
+        folder: Where `lock.mdb` is; this process has it open.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lock_file = folder / "lock.mdb"
+        self._seen: tuple[Owner, Marks] | None = None
+        self._looks = 0
+
+    def look(self) -> int | None:
+        """Look once, a while after the last time, while somebody waits for the lock.
+
+        Returns:
+            The process that was ended, if one was.
+        """
+        found = self._still()
+        if found is None or found != self._seen:
+            self._seen, self._looks = found, 0
+            return None
+        self._looks += 1
+        if self._looks < STILL_LOOKS:
+            return None
+        self._seen, self._looks = None, 0
+        process = found[0].process
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            log.error("storage.suspended_writer pid=%d: it holds the store and does not move; end it", process)
+            return None
+        return process
+
+    def _still(self) -> tuple[Owner, Marks] | None:
+        for owner in lock_owner.owners(self._lock_file):
+            marks = lock_owner.marks_of(owner)
+            if marks is not None and not marks.at_work:
+                return owner, marks
         return None
-    thread, process = stopped
+
+
+def _release(lock_file: Path) -> int | None:
+    for owner in lock_owner.owners(lock_file, sure=False):
+        frozen = freezer.freezing(owner.process)
+        if frozen:
+            try:
+                with freezer.thawed(frozen):
+                    if lock_owner.state_of(owner.thread) == "T":
+                        _let_go_on(lock_file, owner)
+                    else:
+                        _wait_until_released(lock_file, owner, time.monotonic() + _MOVING_S)
+            except OSError as error:
+                log.info("storage.frozen_writer pid=%d error=%s: it cannot be thawed from here", owner.process, error)
+                continue
+        elif lock_owner.state_of(owner.thread) == "T":
+            _let_go_on(lock_file, owner)
+        else:
+            continue
+        return None if _holds(lock_file, owner) else owner.process
+    return None
+
+
+def _let_go_on(lock_file: Path, owner: Owner) -> None:
     deadline_s = time.monotonic() + _MOVING_S
-    while time.monotonic() < deadline_s and thread in _named(lock_file):
-        os.kill(process, signal.SIGCONT)
-        while time.monotonic() < deadline_s and thread in _named(lock_file) and _state(process)[0] != "T":
-            time.sleep(_MOMENT_S)
+    while time.monotonic() < deadline_s and _holds(lock_file, owner):
+        os.kill(owner.process, signal.SIGCONT)
+        _wait_until_released(lock_file, owner, deadline_s, or_stopped=True)
         # It may be writing again by the time that this reaches it.
-        os.kill(process, signal.SIGSTOP)
-        _wait_until_stopped(process, deadline_s)
-    return process
+        os.kill(owner.process, signal.SIGSTOP)
+        _wait_until_stopped(owner.process, deadline_s)
 
 
-def _wait_until_stopped(process: int, deadline_s: float) -> None:
-    while time.monotonic() < deadline_s and _state(process)[0] not in ("T", ""):
+def _holds(lock_file: Path, owner: Owner) -> bool:
+    return owner.thread in lock_owner.named_threads(lock_file)
+
+
+def _wait_until_released(lock_file: Path, owner: Owner, deadline_s: float, *, or_stopped: bool = False) -> None:
+    while time.monotonic() < deadline_s and _holds(lock_file, owner):
+        if or_stopped and lock_owner.state_of(owner.process) == "T":
+            return
         time.sleep(_MOMENT_S)
 
 
-def _stopped_owner(lock_file: Path) -> tuple[int, int] | None:
-    """The thread that holds the lock and its process, if that is stopped."""
-    for thread in _named(lock_file):
-        state, process = _state(thread)
-        if state == "T" and process != os.getpid() and _start_of(lock_file, process) is not None:
-            return thread, process
-    return None
-
-
-def _state(thread: int) -> tuple[str, int]:
-    """(state, process) of a thread; an empty state when it is gone."""
-    try:
-        lines = Path(f"/proc/{thread}/status").read_text().splitlines()
-    except OSError:
-        return "", 0
-    fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-    return fields.get("State", " ")[0], int(fields.get("Tgid", 0))
-
-
-def _named(lock_file: Path) -> set[int]:
-    """Numbers in the head of the lock file that may be that of the thread which holds the lock."""
-    start = _start_of(lock_file, os.getpid())
-    if start is None:
-        return set()
-    # Read where it is mapped: to open and close the file would release LMDB's own claim on it.
-    words = _HEAD.unpack(ctypes.string_at(start, _HEAD.size))
-    return {word & _THREAD_BITS for word in words if word & _THREAD_BITS > 1}
-
-
-def _start_of(lock_file: Path, process: int) -> int | None:
-    """Where a process has the file mapped; None when it has not."""
-    try:
-        lines = Path(f"/proc/{process}/maps").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        place, _, offset, _, _, *path = line.split(maxsplit=5)
-        if path and path[0] == str(lock_file) and int(offset, 16) == 0:
-            return int(place.partition("-")[0], 16)
-    return None
+def _wait_until_stopped(process: int, deadline_s: float) -> None:
+    while time.monotonic() < deadline_s and lock_owner.state_of(process) not in ("T", ""):
+        time.sleep(_MOMENT_S)
