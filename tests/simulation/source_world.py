@@ -158,9 +158,14 @@ class SourceWorld:
         self._graphs: dict[str, Graph] = {}
         self._zombies: list[Reader] = []
         self._count = 0
+        self._ever: dict[int, StoredEvent] = {}
+        self._expired: set[int] = set()
+        self._expires = random.random() < 0.5
         self.executors = [Executor(self, f"executor-{at}") for at in range(random.choice((1, 2)))]
         with self.disk.store.write() as txn:
             event_store.need_source(txn, SOURCE, 0.0)
+            if self._expires:
+                event_store.set_retention(txn, SOURCE, age_s=random.choice((0.0, 1.0, 10.0)), nbytes=None)
         self.reader = Reader(self)
 
     def demand(self, holds: bool, law: str, detail: str = "") -> None:
@@ -174,6 +179,11 @@ class SourceWorld:
         """Take a batch in."""
         with self.disk.write() as txn:
             return event_store.ingest(txn, SOURCE, events, moves=moves, now_unix_s=self.clock.now_unix_s)
+
+    def expire(self) -> None:
+        """Remove what has been kept long enough."""
+        with self.disk.write() as txn:
+            event_store.expire(txn, SOURCE, self.clock.now_unix_s, limit=self.random.choice((1, 1000)))
 
     # -- the course of things ------------------------------------------------------------------------------------
 
@@ -234,6 +244,8 @@ class SourceWorld:
             reader.read()
             if random.random() < 0.3 or self._nearly_over():
                 reader.tell_again()
+            if self._expires and random.random() < 0.3:
+                self.expire()
             if self._zombies and random.random() < 0.3:
                 self._zombies.pop().read()
             if random.random() < 0.05:
@@ -354,17 +366,40 @@ class SourceWorld:
                 before = self._offsets.get(key, 0)
                 self.demand(offset >= before, "positions never go back", f"{before} to {offset}")
                 self._offsets[key] = offset
+            if key[:1] == b"E":
+                self._note_event(layout.last_part(key), raw)
+
+    def _note_event(self, number: int, raw: bytes | None) -> None:
+        """An event has been taken in, or has been removed: then nobody may still want it."""
+        with self.disk.store.read() as txn:
+            source = event_store.find_source(txn, SOURCE)
+            assert source is not None
+            if raw is not None:
+                found = event_store.get_event(txn, source.number, number)
+                assert found is not None
+                self._ever[number] = found
+                return
+            self._expired.add(number)
+            event = self._ever[number]
+            for key, waiting in txn.scan(layout.readers(source.number)):
+                seq, text = layout.last_part(key), orjson.loads(waiting)["stream"][1]
+                read = orjson.loads(txn.get(layout.cursor(seq, source.number, text)) or b"{}")
+                unread = number > read.get("at", 0) and _selects(text, event)
+                self.demand(not unread, "what somebody waits for is not removed", f"{event.dedupe_id} for {text}")
 
     # -- laws of the end -----------------------------------------------------------------------------------------
 
-    def _log(self, txn: Any) -> list[StoredEvent]:
-        source = event_store.find_source(txn, SOURCE)
-        assert source is not None
-        return list(event_store.events_after(txn, source.number, 0))
+    def _log(self) -> list[StoredEvent]:
+        """All that was ever taken in."""
+        return [self._ever[number] for number in sorted(self._ever)]
 
     def _check_the_log(self) -> None:
+        log = self._log()
         with self.disk.read() as txn:
-            log = self._log(txn)
+            source = event_store.find_source(txn, SOURCE)
+            assert source is not None
+            there = {event.number for event in event_store.events_after(txn, source.number, 0)}
+        self.demand(there == self._ever.keys() - self._expired, "what has not expired is there")
         produced = Counter(message.dedupe_id for messages in self.broker for message in messages)
         kept = Counter(event.dedupe_id for event in log)
         self.demand(kept == produced, "each event is kept once", f"{kept - produced} {produced - kept}")
@@ -373,8 +408,8 @@ class SourceWorld:
             self.demand(order == [m.dedupe_id for m in messages], "order within a partition", str(order))
 
     def _check_readers(self) -> None:
+        log = self._log()
         with self.disk.read() as txn:
-            log = self._log(txn)
             for workflow_id, graph in self._graphs.items():
                 row = store.find(txn, workflow_id)
                 assert row is not None
@@ -389,7 +424,12 @@ class SourceWorld:
                         if views[at].value is not None
                     ]
                     about = f"{workflow_id} {stream[1]}: took {took} of {expected}"
-                    self.demand(sorted(took) == sorted(expected[: len(took)]), "a stream is read without gaps", about)
+                    # What expired while the workflow did not wait for it is passed by.
+                    gone = {orjson.loads(e.value or b"")["id"] for e in there if e.number in self._expired}
+                    passed = expected[: max(map(expected.index, took), default=-1) + 1]
+                    gaps = set(passed) - set(took)
+                    self.demand(len(took) == len(set(took)), "a stream is read without gaps", about)
+                    self.demand(gaps <= gone, "a stream is read without gaps", about)
                     self._check_order(graph, views, readers, expected, about)
                     starving = [
                         at
@@ -398,7 +438,7 @@ class SourceWorld:
                     ]
                     self._check_limits(graph, views, about)
                     if row.status.value == "RUNNING" and starving:
-                        self.demand(len(took) == len(expected), "nobody waits for what is there", about)
+                        self.demand(set(expected) - set(took) <= gone, "nobody waits for what is there", about)
 
     def _check_limits(self, graph: Graph, views: Any, about: str) -> None:
         for node, view in zip(graph.nodes, views, strict=False):
@@ -420,7 +460,7 @@ class SourceWorld:
     def _check_starts(self) -> None:
         with self.disk.read() as txn:
             for rule in subscriptions.list_subscriptions(txn):
-                for event in self._log(txn):
+                for event in self._log():
                     if event.number > rule.events_from and _selects(rule.selector, event):
                         started = f"{rule.name}-{event.dedupe_id}" in self._created
                         self.demand(started, "every event starts its workflow", event.dedupe_id)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from holdfast.engine import reading
-from holdfast.storage import event_readers, event_store, subscriptions
+from holdfast.storage import event_claims, event_readers, event_store, subscriptions
 from tests.simulation.source_world import SourceWorld, run_source_seed
 
 SEEDS = 1_000
@@ -33,6 +34,9 @@ class RepeatingReader(SourceWorld):
         if self.random.random() < 0.1:
             super().ingest(events, {})
         return super().ingest(events, moves)
+
+    def expire(self) -> None:
+        """An event is known again while it is kept: this reader, who needs that, is spared the rest."""
 
 
 def _no_wake_rows(patch: pytest.MonkeyPatch) -> None:
@@ -79,6 +83,26 @@ def _limits_are_short(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reading, "wait_until", lambda task, due, step: honest(task, due - 5.0, step))
 
 
+def _only_starts_are_promised(patch: pytest.MonkeyPatch) -> None:
+    honest = event_claims.claims_of
+    patch.setattr(event_store, "claims_of", lambda txn, source: replace(honest(txn, source), unread={}))
+
+
+def _only_waits_are_promised(patch: pytest.MonkeyPatch) -> None:
+    honest = event_claims.claims_of
+    patch.setattr(event_store, "claims_of", lambda txn, source: replace(honest(txn, source), to_start=None))
+
+
+def _next_one_counts_as_read(patch: pytest.MonkeyPatch) -> None:
+    honest = event_claims.claims_of
+
+    def claims_of(txn: Any, source: int) -> event_claims.Claims:
+        claims = honest(txn, source)
+        return replace(claims, unread={text: read + 1 for text, read in claims.unread.items()})
+
+    patch.setattr(event_store, "claims_of", claims_of)
+
+
 FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], type[SourceWorld]]] = {
     "positions are written without their events": (lambda patch: None, ForgetfulReader),
     "wakes that were not told are forgotten": (_no_wake_rows, SourceWorld),
@@ -88,6 +112,9 @@ FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], type[SourceWorld]]
     "what has started a workflow is not noted": (_start_rows_stay, SourceWorld),
     "the time of a wait is over too early": (_limits_are_short, SourceWorld),
     "the newest event is read first": (_only_early_events_are_read, SourceWorld),
+    "an event that a workflow waits for expires": (_only_starts_are_promised, SourceWorld),
+    "an event that is to start a workflow expires": (_only_waits_are_promised, SourceWorld),
+    "the next event that a workflow waits for expires": (_next_one_counts_as_read, SourceWorld),
 }
 
 

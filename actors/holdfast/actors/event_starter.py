@@ -239,6 +239,8 @@ class EventStarter:
                     error=error,
                     occurred_unix_s=time.time(),
                     note={**event.note, "subscription": rule.name},
+                    # With it, for what it is about may have expired when somebody looks, or tries it again.
+                    event=event,
                     event_number=event.number,
                 )
                 subscriptions.set_aside(txn, rule.number, event.number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -288,10 +289,14 @@ class SourceHosts:
                 raise DeadLetterNotReplayableError(
                     letter.number, "the rule that was to take it is no more", "Delete it."
                 )
-            if number is None or event_store.get_event(txn, source.number, number) is None:
+            expired = number is None or event_store.get_event(txn, source.number, number) is None
+            if number is None or (expired and letter.event is None):
+                # Letters of earlier releases have no event with them.
                 raise DeadLetterNotReplayableError(letter.number, "its event has expired", "Delete it.")
             if not dead_letters.drop_dead_letter(txn, letter.number):
                 raise DeadLetterNotFoundError(letter.number)
+            if expired and letter.event is not None:
+                event_store.put_back(txn, source, number, letter.event, time.time())
             subscriptions.start_again(txn, rule.number, source.number, number)
         return rule.number
 

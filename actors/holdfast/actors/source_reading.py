@@ -22,6 +22,9 @@ from holdfast.storage.payload import Payload
 
 log = logging.getLogger("holdfast")
 
+_TO_BE_RESUMED = (WorkflowStatus.RESUMABLE, WorkflowStatus.PENDING)
+"""Nobody drives these, and they wait all the same: what has come for them is not to be removed."""
+
 
 class SourceReading:
     """Gives runs their events.
@@ -41,8 +44,11 @@ class SourceReading:
             log.error("a workflow is not woken: %s", error)
             event_readers.forget_reader(txn, seq, cursors=False)
             return error
+        if row is not None and row.status in _TO_BE_RESUMED:
+            event_readers.leave_unread(txn, seq)
+            return Accepted(seq=seq, status=row.status, fresh=False)
         if row is None or row.status is not WorkflowStatus.RUNNING:
-            # Whoever takes it up again reads on from where it was.
+            # One that failed waits for nothing: whoever resumes it reads on, with what is kept by then.
             event_readers.forget_reader(txn, seq, cursors=False)
             return Accepted(seq=seq, status=WorkflowStatus.NONE if row is None else row.status, fresh=False)
         if row.executor != self._runs.name:

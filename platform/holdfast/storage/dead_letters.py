@@ -1,7 +1,7 @@
 """What could not be taken in or acted upon: kept to be seen and tried again, never dropped.
 
-A dead letter says what it is about and why; an event that was stored stays in
-its log, one that was not is kept here, as it came.
+A dead letter says what it is about and why, and has its event with it: what the
+log of the source had of that expires.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class DeadLetter:
         error: What was said.
         occurred_unix_s: When, in seconds since the epoch.
         note: What else is known, JSON: topic, partition, offset; for the last two the subscription.
-        event: The event as it came; None when it never came, as one that is too large.
+        event: The event as it came; None when it never came, as one that is too large. (Letters of earlier releases
+            that are about an event in the log have none.)
         event_number: Its number in the log of the source; None when it is not there.
     """
 

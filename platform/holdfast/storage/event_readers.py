@@ -64,7 +64,7 @@ def pull(txn: WriteTransaction, row: WorkflowRow, stream: Stream) -> tuple[Store
         txn.delete(layout.readers(source.number, text, row.seq))
     if raw is None or seen != known:
         txn.put(key, orjson.dumps({"at": seen, "stream": stream}))
-    txn.delete(layout.wake(row.seq, source.number, text))
+    _not_told_of(txn, row.seq, source.number, text)
     return found, name if new else None
 
 
@@ -73,7 +73,20 @@ def stop_waiting(txn: WriteTransaction, seq: int, stream: Stream) -> None:
     source = find_source(txn, stream[0])
     if source is not None:
         txn.delete(layout.readers(source.number, stream[1], seq))
-        txn.delete(layout.wake(seq, source.number, stream[1]))
+        _not_told_of(txn, seq, source.number, stream[1])
+
+
+def _not_told_of(txn: WriteTransaction, seq: int, source: int, text: str) -> None:
+    for row in (layout.wake, layout.unread):
+        txn.delete(row(seq, source, text))
+
+
+def leave_unread(txn: WriteTransaction, seq: int) -> None:
+    """Nobody drives the workflow at present: what is there for it stays for when it is resumed, and nobody is told."""
+    for key, raw in list(txn.scan(layout.wake(seq))):
+        _, text = _stream(raw)
+        txn.put(layout.unread(seq, layout.wake_source(key), text), raw)
+        txn.delete(key)
 
 
 def forget_reader(txn: WriteTransaction, seq: int, *, cursors: bool) -> None:

@@ -17,6 +17,7 @@ import orjson
 from holdfast.engine.errors import StorageError
 from holdfast.engine.selectors import selectors_of
 from holdfast.storage import layout, start_rows
+from holdfast.storage.event_claims import claims_of
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
 from holdfast.storage.record_codec import Frame, open_frame
 from holdfast.storage.workflow_store import count_up
@@ -256,7 +257,7 @@ class _Intake:
     def __init__(self, txn: WriteTransaction, source: Source, now_unix_s: float, addresses: Addresses) -> None:
         self._txn, self._source, self._now, self._addresses = txn, source, now_unix_s, addresses
         self._number = last_number(txn)
-        self._field_sets = [orjson.loads(raw) for _, raw in txn.scan(layout.field_set(source.number))]
+        self._field_sets = _field_sets(txn, source.number)
         self._wakes: dict[int, None] = {}
         self._starts: dict[int, None] = {}
         self._accepted = self._repeated = self._nbytes = 0
@@ -280,8 +281,7 @@ class _Intake:
         self._tell(event)
 
     def _tell(self, event: IncomingEvent) -> None:
-        fields = json_fields(event) if self._field_sets else None
-        for text in selectors_of(event.key, fields, undecodable=event.undecodable, field_sets=self._field_sets):
+        for text in _selected_by(event, self._field_sets):
             source = self._source.number
             for key, raw in self._txn.scan(layout.readers(source, text)):
                 seq = layout.last_part(key)
@@ -314,6 +314,16 @@ class _Intake:
         return Ingested(
             accepted=self._accepted, repeated=self._repeated, wakes=tuple(self._wakes), starts=tuple(self._starts)
         )
+
+
+def _field_sets(txn: ReadTransaction, source: int) -> list[Sequence[str]]:
+    return [orjson.loads(raw) for _, raw in txn.scan(layout.field_set(source))]
+
+
+def _selected_by(event: IncomingEvent, field_sets: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The texts of all selectors that select an event."""
+    fields = json_fields(event) if field_sets else None
+    return selectors_of(event.key, fields, undecodable=event.undecodable, field_sets=field_sets)
 
 
 def json_fields(event: IncomingEvent) -> Mapping[str, Any] | None:
@@ -387,6 +397,15 @@ def _decode_event(number: int, raw: bytes) -> StoredEvent:
     )
 
 
+def put_back(txn: WriteTransaction, source: Source, number: int, event: IncomingEvent, now_unix_s: float) -> None:
+    """Have an event in the log again that has expired, under the number that it had."""
+    raw = _encode_event(event, now_unix_s)
+    txn.put(layout.source_event(source.number, number), raw)
+    if event.key is not None:
+        txn.put(layout.source_event_by_key(source.number, event.key, number), b"")
+    _save_source(txn, replace(source, kept=source.kept + 1, kept_bytes=source.kept_bytes + len(raw)))
+
+
 # -- retention ---------------------------------------------------------------------------------------------------------
 
 
@@ -402,20 +421,28 @@ def expire(txn: WriteTransaction, name: str, now_unix_s: float, *, limit: int = 
     Returns:
         How many were removed; `limit` when there may be more.
 
-    Semantics: an event that is still to start a workflow stays, and so do those after it.
+    Semantics: what somebody has been promised stays (`event_claims`): an event that is still to start a workflow or to
+        call an actor, and those after it; and one that a workflow that waits has not read yet. Dead letters have their
+        events with them.
     """
     source = find_source(txn, name)
     if source is None:
         return 0
-    pending = _first_to_start(txn, source.number)
+    claims = claims_of(txn, source.number)
+    field_sets = _field_sets(txn, source.number) if claims.unread else []
     removed, nbytes = 0, 0
     for event in events_after(txn, source.number, 0):
         old = source.retention_s is not None and event.accepted_unix_s < now_unix_s - source.retention_s
         many = source.retention_bytes is not None and source.kept_bytes - nbytes > source.retention_bytes
-        if not (old or many) or removed >= limit or (pending is not None and event.number >= pending):
+        if not (old or many) or removed >= limit:
             break
+        if claims.hold(event.number, _selected_by(event, field_sets)):
+            continue
         txn.delete(layout.source_event(source.number, event.number))
-        txn.delete(layout.source_dedupe(source.number, event.dedupe_id))
+        dedupe = layout.source_dedupe(source.number, event.dedupe_id)
+        if txn.get(dedupe) == layout.pack(event.number):
+            # Not that of the same event, taken in anew.
+            txn.delete(dedupe)
         if event.key is not None:
             txn.delete(layout.source_event_by_key(source.number, event.key, event.number))
         removed, nbytes = removed + 1, nbytes + event.nbytes
@@ -431,14 +458,3 @@ def expire(txn: WriteTransaction, name: str, now_unix_s: float, *, limit: int = 
             ),
         )
     return removed
-
-
-def _first_to_start(txn: ReadTransaction, source: int) -> int | None:
-    """Number of the first event of a source that is still to start a workflow."""
-    first: int | None = None
-    for key, _ in txn.scan(layout.subscribers(source)):
-        row = next(txn.scan(layout.start(layout.last_part(key))), None)
-        if row is not None:
-            number = layout.last_part(row[0])
-            first = number if first is None else min(first, number)
-    return first

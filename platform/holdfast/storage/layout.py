@@ -44,6 +44,7 @@ text of a selector):
     R <source> <sel> <seq>        a workflow that waits
     C <seq> <source> <sel>        how far a workflow has read a stream
     W <seq> <source> <sel>        a workflow to be woken: there is an event for it
+    Y <seq> <source> <sel>        as W, of a workflow that nobody drives: it reads the event when it is resumed
     U <hash of name>              -> subscription
     V <subscription>              what starts workflows from events
     S <source> <sel> <subscription>     a subscription by what it selects
@@ -357,8 +358,22 @@ def wake(seq: int, source_number: int | None = None, selector: str = "") -> byte
 
 
 def wake_seq(key: bytes) -> int:
-    """The workflow of a wake row."""
+    """The workflow of a wake row, or of an unread one."""
     return unpack(key[1:9])
+
+
+def wake_source(key: bytes) -> int:
+    """The source of a wake row, or of an unread one."""
+    return unpack(key[9:17])
+
+
+UNREAD = b"Y"
+
+
+def unread(seq: int, source_number: int | None = None, selector: str = "") -> bytes:
+    """A workflow that nobody drives, and for which there is an event to pull when it is resumed."""
+    prefix = b"Y" + pack(seq)
+    return prefix if source_number is None else prefix + pack(source_number) + _digest(selector)
 
 
 SUBSCRIPTIONS = b"V"
@@ -509,4 +524,6 @@ def last_part(key: bytes) -> int:
 def rows_of(seq: int) -> tuple[bytes, ...]:
     """Prefixes of all rows that belong to one workflow alone."""
     own = pack(seq)
-    return tuple(letter + own for letter in (b"g", b"t", b"y", b"h", b"n", b"e", b"k", b"x", b"l", b"C", b"W", b"w"))
+    return tuple(
+        letter + own for letter in (b"g", b"t", b"y", b"h", b"n", b"e", b"k", b"x", b"l", b"C", b"W", b"Y", b"w")
+    )

@@ -2,7 +2,8 @@
 
 What is to go is found in the index of ended workflows, from its old end: how
 many there are does not matter. Nothing active is ever looked at, and nothing
-that has only just ended is removed, for somebody may be about to read it.
+that has only just ended is removed, for somebody may be about to read it; nor
+what a call of a virtual actor went on with, before it has its value.
 """
 
 from __future__ import annotations
@@ -14,15 +15,20 @@ from dataclasses import dataclass, field
 
 from holdfast.engine.errors import StorageCorruptError
 from holdfast.engine.transitions import WorkflowStatus
-from holdfast.storage import layout
+from holdfast.engine.virtual_actor_records import QueuedCall
+from holdfast.storage import actor_store, layout
 from holdfast.storage import workflow_store as store
 from holdfast.storage.event_readers import forget_reader
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
+from holdfast.storage.record_codec import UNREADABLE
 
 log = logging.getLogger("holdfast")
 
 LEAST_AGE_S = 5.0
 """What has ended is kept for so long at least, in seconds: whoever waits for its value reads it after the end."""
+
+OF_ACTOR = "virtual_actor"
+"""What the metadata of a workflow has that a call of a virtual actor went on with: the id of the actor."""
 
 _OVER = (WorkflowStatus.SUCCESSFUL, WorkflowStatus.CANCELED)
 _ROWS_TO_UNLIST = 8
@@ -136,16 +142,34 @@ def _due(txn: ReadTransaction, retention: Retention, now_unix_s: float, limit: i
         for ended_unix_s, _, key in heapq.merge(*(_ended(txn, status) for status in (*_OVER, WorkflowStatus.FAILED))):
             if ended_unix_s > before_unix_s or len(found) >= limit:
                 break
-            found[key] = None
+            if not _is_to_be_read(txn, layout.last_part(key)):
+                found[key] = None
     if retention.keep is not None:
         surplus = sum(store.count(txn, status) for status in _OVER) - retention.keep
         for ended_unix_s, _, key in heapq.merge(*(_ended(txn, status) for status in _OVER)):
             # Those that go by their age are among the oldest, and counted here too.
             if surplus <= 0 or ended_unix_s > now_unix_s - LEAST_AGE_S or len(found) >= limit:
                 break
-            found[key] = None
+            if not _is_to_be_read(txn, layout.last_part(key)):
+                found[key] = None
             surplus -= 1
     return list(found)
+
+
+def _is_to_be_read(txn: ReadTransaction, seq: int) -> bool:
+    """Whether a call of a virtual actor waits for the value of this workflow, with which it went on."""
+    try:
+        row = store.get(txn, seq)
+        actor_id = None if row is None else row.user_metadata.get(OF_ACTOR)
+        actor = actor_store.seq_of(txn, actor_id) if isinstance(actor_id, str) else None
+        if row is None or actor is None or not isinstance(actor_id, str):
+            return False
+        number = actor_store.call_of_name(txn, actor, row.workflow_id[len(actor_id) + 1 :])
+        call = None if number is None else actor_store.get_call(txn, actor, number)
+    except (StorageCorruptError, *UNREADABLE) as error:
+        log.warning("whether a call waits for workflow number %d is not known, it may be removed: %s", seq, error)
+        return False
+    return isinstance(call, QueuedCall) and call.continues is not None and call.continues.nonce == row.nonce
 
 
 def _ended(txn: ReadTransaction, status: WorkflowStatus) -> Iterator[tuple[float, int, bytes]]:

@@ -13,6 +13,7 @@ from ray.exceptions import RayTaskError
 from holdfast.actors.client import Platform
 from holdfast.actors.source_hosts import SourceReport
 from holdfast.engine.errors import HoldfastError
+from holdfast.listeners.kafka import KIND
 from holdfast.listeners.kafka_health import PartitionHealth
 from holdfast.listeners.kafka_message import KafkaMessage, message_of
 from holdfast.storage.dead_letters import DeadLetter as StoredLetter
@@ -192,7 +193,7 @@ def _shown(report: SourceReport) -> EventSource:
 
 
 def _letter(letter: StoredLetter) -> DeadLetter:
-    event = letter.event
+    event, is_kafkas = letter.event, letter.source.startswith(f"{KIND}/")
     return DeadLetter(
         id=letter.number,
         source=letter.source,
@@ -200,5 +201,5 @@ def _letter(letter: StoredLetter) -> DeadLetter:
         error=letter.error,
         occurred_unix_s=letter.occurred_unix_s,
         details=dict(letter.note),
-        message=None if event is None else message_of(event.note, event.key, event.value),
+        message=message_of(event.note, event.key, event.value) if event is not None and is_kafkas else None,
     )

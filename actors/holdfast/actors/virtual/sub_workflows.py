@@ -37,13 +37,12 @@ from holdfast.storage.actor_row import ActorRow
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.payload import Payload
 from holdfast.storage.record_codec import Blob, Referring
+from holdfast.storage.retention import OF_ACTOR
 from holdfast.storage.workflow_row import WorkflowRow
 
 log = logging.getLogger("holdfast")
 
 _LOOK_AGAIN_S = 0.5
-_OF = "virtual_actor"
-"""What the metadata of these workflows has: the id of the actor."""
 
 
 class SubWorkflows:
@@ -80,7 +79,7 @@ class SubWorkflows:
             nonce=sub.nonce,
             graph=sub.request.graph,
             code={},
-            user_metadata={**sub.request.user_metadata, _OF: row.actor_id},
+            user_metadata={**sub.request.user_metadata, OF_ACTOR: row.actor_id},
             environment=self._environment,
         )
         submitted = resumed = False
@@ -98,7 +97,7 @@ class SubWorkflows:
                     await self.end(sub.workflow_id, row.actor_id)
                     return None
                 if found is not None and found.nonce != sub.nonce:
-                    if found.user_metadata.get(_OF) != row.actor_id or found.status.active:
+                    if found.user_metadata.get(OF_ACTOR) != row.actor_id or found.status.active:
                         return self._failed(sub.workflow_id, IdTakenError(sub.workflow_id, "workflow"))
                     # Of an actor of this id that was deleted.
                     await self._ask(sub.workflow_id, "delete", sub.workflow_id, uuid.uuid4().hex)
@@ -129,7 +128,7 @@ class SubWorkflows:
         while True:
             with self._folder.kv.read() as txn:
                 found = store.find(txn, workflow_id)
-            if found is None or found.user_metadata.get(_OF) != actor_id:
+            if found is None or found.user_metadata.get(OF_ACTOR) != actor_id:
                 return
             if not found.status.active and found.status is not WorkflowStatus.RESUMABLE:
                 return
