@@ -73,6 +73,10 @@ def takes(mode): return mode.value
 
 for node in (plain.bind(), touches_a_class.bind(), touches_a_module.bind(), continues.bind(), takes.bind(Mode.FULL)):
     workflow.schedule("service-" + node._body.__name__, node, cron="30 4 * * *")
+
+@ray.remote
+def many(words, table): return len(words)
+workflow.schedule("service-arguments", many.bind({"a", "b", "c", "d"}, ray.put([1] * 100)), cron="30 4 * * *")
 """
 
 
@@ -110,6 +114,9 @@ def test_the_same_schedules_at_the_second_start_of_a_service_have_no_effect(plat
     stored = {path.name for path in (platform / "code").rglob("*") if path.is_file()}
     drive(tmp_path, SERVICE, "service.py", seed="2")
     assert {path.name for path in (platform / "code").rglob("*") if path.is_file()} == stored
+    for before, after in (('{"a", "b", "c", "d"}', '{"a", "b", "c", "e"}'), ("[1] * 100", "[2] * 100")):
+        with pytest.raises(AssertionError, match="service-arguments.*what it runs"):
+            drive(tmp_path, SERVICE.replace(before, after), "service.py", seed="3")
 
 
 @ray.remote

@@ -6,12 +6,15 @@ import os
 import pickle
 import subprocess
 import sys
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
 from holdfast.actors.code import CodeBook
+from holdfast.actors.same_code import form_of
 
 MODULE = """
 import dataclasses
@@ -120,6 +123,7 @@ CODE = {
 
 PRINT = """
 from holdfast.actors.code import CodeBook
+from holdfast.actors.same_code import form_of
 import pickle
 if "--used" in sys.argv:
     # Plain Ray has pickled them before, in another order.
@@ -127,13 +131,17 @@ if "--used" in sys.argv:
         ray.cloudpickle.dumps(kind)
 for name, code in CODE.items():
     digest, pickled = CodeBook().encode(code)
+    ray.cloudpickle.register_pickle_by_value(own_module)
+    earlier = ray.cloudpickle.dumps(code, protocol=5)
+    ray.cloudpickle.unregister_pickle_by_value(own_module)
+    # Last: what is loaded is the class that is there, which it changes.
     again = CodeBook().encode(pickle.loads(pickled))[0]
-    print(name, digest, again, sep="=")
+    print(name, digest, again, form_of(pickled).hex(), form_of(earlier).hex(), sep="=")
 """
 
 
 @pytest.fixture(scope="module")
-def hashes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[str, str]]]:
+def hashes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[str, ...]]]:
     """The hashes of each piece of code, in three processes: before and after it was loaded once."""
     folder = tmp_path_factory.mktemp("equal")
     (folder / "own_module.py").write_text(MODULE)
@@ -152,7 +160,7 @@ def hashes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[str
         )
         assert ran.returncode == 0, ran.stderr
         lines = (line.split("=") for line in ran.stdout.splitlines())
-        found.append({name: (digest, again) for name, digest, again in lines})
+        found.append({name: tuple(digests) for name, *digests in lines})
     return found
 
 
@@ -160,15 +168,51 @@ NAMES = [line.split('"')[1] for line in SCRIPT[SCRIPT.index("CODE = {") :].split
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_code_has_one_hash_in_all_processes(hashes: list[dict[str, tuple[str, str]]], name: str) -> None:
+def test_equal_code_has_one_hash_in_all_processes(hashes: list[dict[str, tuple[str, ...]]], name: str) -> None:
     assert len({found[name][0] for found in hashes}) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_code_that_was_loaded_has_one_hash_in_all_processes(
-    hashes: list[dict[str, tuple[str, str]]], name: str
+    hashes: list[dict[str, tuple[str, ...]]], name: str
 ) -> None:
     assert len({found[name][1] for found in hashes}) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_stored_by_an_earlier_version_says_the_same(hashes: list[dict[str, tuple[str, ...]]], name: str) -> None:
+    assert len({form for found in hashes for form in found[name][2:]}) == 1
+
+
+def test_no_two_pieces_of_code_say_the_same(hashes: list[dict[str, tuple[str, ...]]]) -> None:
+    assert len({digests[2] for digests in hashes[0].values()}) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, 2),
+        ([1], (1,)),
+        ("1", 1),
+        ({"a", "b"}, {"a", "c"}),
+        ({"a": 1}, {"a": 2}),
+        (Fraction(1, 2), Fraction(1, 3)),
+        ([], [[]]),
+        (b"a", "a"),
+    ],
+)
+def test_unequal_values_do_not_say_the_same(one: Any, other: Any) -> None:
+    assert form_of(pickle.dumps(one, 5)) == form_of(pickle.dumps(one, 5))
+    assert form_of(pickle.dumps(one, 5)) != form_of(pickle.dumps(other, 5))
+
+
+def test_nothing_is_imported_or_run_to_see_what_a_pickle_says(tmp_path: Path) -> None:
+    class Writes:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "made",)
+
+    form_of(pickle.dumps(Writes(), 5))
+    assert not (tmp_path / "made").exists()
 
 
 def test_classes_with_one_name_and_other_content_stay_two_where_both_are_loaded() -> None:

@@ -57,6 +57,7 @@ from holdfast.actors.ray_untyped import remote
 from holdfast.actors.reply_signals import signal_of_reply
 from holdfast.actors.requests import EventRequest, SubmitRequest, SubscribeRequest
 from holdfast.actors.running_calls import RunningCalls
+from holdfast.actors.same_graph import say_the_same
 from holdfast.actors.schedule_messages import (
     DropSchedule,
     FireSchedule,
@@ -78,6 +79,7 @@ from holdfast.engine.errors import (
     StorageError,
     StorageFullError,
 )
+from holdfast.engine.graph import Graph
 from holdfast.engine.signals import Signal
 from holdfast.storage import schedule_store
 from holdfast.storage import workflow_store as store
@@ -329,7 +331,7 @@ class Executor:
                     terms=terms,
                     graph=submit.graph,
                     nonce=submit.nonce,
-                    digest=request.digest,
+                    digest=await self._digest_of(request, submit.graph),
                     has_blobs=has_blobs,
                     user_metadata=submit.user_metadata,
                     environment=submit.environment,
@@ -344,6 +346,18 @@ class Executor:
             if row is None or row.nonce != submission.nonce:
                 await asyncio.to_thread(self._folder.blobs.delete_group, submission.nonce)
         return outcome
+
+    async def _digest_of(self, request: ScheduleRequest, graph: Graph) -> str:
+        """The hash of what a schedule is to run: that of the stored definition where both say the same."""
+        submission = request.submission
+        with self._folder.kv.read() as txn:
+            row = schedule_store.load(txn, submission.workflow_id)
+            if row is None or row.digest == request.digest or row.nonce == submission.nonce:
+                return request.digest
+            stored = schedule_store.load_graph(txn, submission.workflow_id, blob_group=row.nonce)
+        # Not in the transaction: it reads files.
+        same = await asyncio.to_thread(say_the_same, self._folder, (stored, row.nonce), (graph, submission.nonce))
+        return row.digest if same else request.digest
 
     async def steer_schedule(self, name: str, steering: Steering, nonce: str) -> Outcome:
         """Pause a schedule, go on with it, or start a run now. `nonce` marks the request, as for `resume`."""
