@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
@@ -285,6 +286,49 @@ class TestOpenToOthers:
     )
     def test_what_only_reads_is_not(self, harmless: str) -> None:
         assert list(made_files(harmless)) == []
+
+
+def calendars(source: str) -> set[str]:
+    """What a module computes times of a wall clock by."""
+    known = ("apscheduler.triggers", "calendar", "croniter", "cronsim", "dateutil", "pytz", "zoneinfo")
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names = [node.module]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_job":
+            given = [*node.args, *(word.value for word in node.keywords if word.arg == "trigger")]
+            kinds = {one.value for one in given if isinstance(one, ast.Constant)} & {"cron", "interval"}
+            names = [f"apscheduler.triggers.{kind}" for kind in kinds]
+        found |= {name for name in names if any(name == one or name.startswith(f"{one}.") for one in known)}
+    return found
+
+
+class TestTimesOfWallClocks:
+    """One module walks wall clocks, by one rule: who steps through local time by something else loses runs."""
+
+    def test_only_the_triggers_of_schedules_know_calendars(self) -> None:
+        found = {
+            path.stem: names
+            for root in ROOTS
+            for path in (PROJECT / root).rglob("*.py")
+            if (names := calendars(path.read_text()))
+        }
+        assert found == {"cron": {"calendar"}, "schedule_triggers": {"zoneinfo", "apscheduler.triggers.interval"}}
+
+    @pytest.mark.parametrize(
+        "planted",
+        [
+            "from apscheduler.triggers.cron import CronTrigger",
+            "import croniter",
+            "def f(s):\n    s.add_job(f, 'cron', hour=2)",
+            "def f(s):\n    s.add_job(f, trigger='cron', hour=2)",
+        ],
+    )
+    def test_one_more_is_seen(self, planted: str) -> None:
+        assert calendars(planted)
 
 
 class TestPlacesOfFiles:

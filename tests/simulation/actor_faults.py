@@ -56,6 +56,12 @@ def _without_key(operation: ActorOperation) -> ActorOperation:
     return operation
 
 
+class RemindingWorld(ActorWorld):
+    """Each actor has a reminder."""
+
+    reminders = 1.0
+
+
 class ForgetfulWorld(ActorWorld):
     """What a host that is gone was to take up stays with it."""
 
@@ -313,9 +319,9 @@ FAULTS = (
     ActorFault("another call is cancelled in its place", _ended(_end_the_last), CancellingWorld),
     ActorFault("a mailbox has no limit", _have_no_limit),
     ActorFault("a reminder skips times", _skip_times),
-    ActorFault("calls of a reminder pile up", _pile_up),
-    ActorFault("a flood of calls makes up for what a reminder missed", _make_up_for_all),
-    ActorFault("a reminder waits for calls of others", _wait_for_others),
+    ActorFault("calls of a reminder pile up", _pile_up, RemindingWorld),
+    ActorFault("a flood of calls makes up for what a reminder missed", _make_up_for_all, RemindingWorld),
+    ActorFault("a reminder waits for calls of others", _wait_for_others, RemindingWorld),
     ActorFault("an event that finds no room is lost", _drop_refused_events),
     ActorFault("an event overtakes one before it", make=HastyWorld),
     ActorFault("the status is not written", _list_no_status),

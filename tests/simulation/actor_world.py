@@ -87,10 +87,12 @@ class ActorWorld:
     Attributes:
         fewer_hosts: How often it comes about that a host does not come back.
         cancels: How often somebody cancels a call.
+        reminders: How often an actor has one.
     """
 
     fewer_hosts = 0.15
     cancels = 0.08
+    reminders = 0.25
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -136,7 +138,7 @@ class ActorWorld:
         for actor in self.actors:
             for _ in range(random.choice((1, 2, 3))):
                 self._begin_caller(actor)
-            if random.random() < 0.25:
+            if random.random() < self.reminders:
                 self._set_reminder(actor)
             for _ in range(random.choice((0, 1, 3))):
                 self.clock.after(random.uniform(0, 10), lambda actor=actor: self._read(actor))  # type: ignore[misc]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -82,6 +85,31 @@ def test_a_definition_that_is_sent_again_does_not_undo_a_later_one(kv: MemorySto
     row = kept(kv)
     assert row is not None
     assert row.timing["every_s"] == 20.0
+
+
+def test_a_due_time_that_is_stored_is_kept_whatever_rule_it_was_made_by(kv: MemoryStore, core: ExecutorCore) -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    timing = Timing.of(cron="30 2 * * *", timezone="Europe/Berlin")
+    terms = Terms(timing=timing, overlap=Overlap.ALLOW, catch_up_s=1000.0, coalesce=False)
+    eve = datetime(2027, 3, 28, 1, tzinfo=berlin).timestamp()
+    do(core, replace(keep(), terms=terms), eve)
+    row = kept(kv)
+    assert row is not None
+    assert row.schedule.next_due_unix_s == datetime(2027, 3, 28, 3, 0, tzinfo=berlin).timestamp()
+    # As it was computed once: as much later as the clocks jump.
+    was = datetime(2027, 3, 28, 3, 30, tzinfo=berlin).timestamp()
+    with kv.write() as txn:
+        changed = replace(row, schedule=replace(row.schedule, next_due_unix_s=was))
+        schedule_store.save(txn, changed, was=row, now_unix_s=eve)
+    again = do(core, replace(keep("b" * 32), terms=terms), eve)
+    assert (again.fresh, again.wake_unix_s) == (False, was)
+    do(core, FireSchedule(name="s"), was - 1)
+    assert core.held == {}
+    do(core, FireSchedule(name="s"), was)
+    assert len(core.held) == 1
+    row = kept(kv)
+    assert row is not None
+    assert row.schedule.next_due_unix_s == datetime(2027, 3, 29, 2, 30, tzinfo=berlin).timestamp()
 
 
 def test_a_deletion_that_is_sent_again_spares_the_schedule_that_has_the_name_since(
