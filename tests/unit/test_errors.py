@@ -62,6 +62,10 @@ EXAMPLES: dict[type[BaseException], tuple[tuple[Any, ...], tuple[str, ...]]] = {
         ("order-7", "ImportError: no shop", "__setstate__"),
     ),
     errors.TaskError: (("shop.Broke", "no money", "Traceback ..."), ("shop.Broke", "no money", "args")),
+    errors.UserCodeExitError: (
+        ("SystemExit", "no config file", SystemExit("no config file")),
+        ("SystemExit", "no config file", "raise an Exception"),
+    ),
     errors.StepNotPicklableError: (("charge",), ("charge", ".step(")),
     errors.InvalidNumberError: (
         ("timeout_s", "a number of seconds above 0", "nan"),

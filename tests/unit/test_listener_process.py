@@ -17,6 +17,7 @@ from holdfast.actors.black_box import BlackBox, Blame
 from holdfast.actors.host_guard import MEMORY_VARIABLE
 from holdfast.actors.memory_limit import memory_limit_bytes
 from holdfast.actors.poll_loops import PollLoops
+from holdfast.actors.user_code import EndedError
 
 DEADLINE_S = 30.0
 MIB = 1024 * 1024
@@ -52,8 +53,9 @@ def test_results_and_errors_come_back(loops: PollLoops) -> None:
     assert run(loops.run((1, 1, 0), gives)) == 1
     with pytest.raises(LookupError, match="gone"):
         run(loops.run((1, 1, 0), raises))
-    with pytest.raises(RuntimeError, match="cancelled itself"):
+    with pytest.raises(EndedError) as ended:
         run(loops.run((1, 1, 0), cancels_itself))
+    assert isinstance(ended.value.error, asyncio.CancelledError)
 
 
 def test_errors_and_cancellations_reach_the_code_where_it_awaits(loops: PollLoops) -> None:
@@ -240,6 +242,7 @@ import asyncio, ctypes, os, sys
 from holdfast.actors.black_box import BlackBox
 from holdfast.actors.host_guard import HostGuard
 from holdfast.actors.poll_loops import PollLoops
+from holdfast.actors.user_code import EndedError
 
 box = BlackBox(sys.argv[1])
 guard = HostGuard(box, limit_bytes=int(sys.argv[2]), frozen_s=3.0)

@@ -35,6 +35,7 @@ from holdfast.actors.carried_modules import Source, find_carried, load_carrying
 from holdfast.actors.class_identities import is_by_value, is_settled
 from holdfast.actors.code_pickler import HANDLES, ActorHandleMetError, dump, settle
 from holdfast.actors.held_by_code import find_held
+from holdfast.actors.user_code import runs_user_code, said_by, user_hooks, what_ended
 from holdfast.engine.errors import ResultNotStoredError, StepNotPicklableError
 
 _INSTALLED_PARTS = frozenset({"site-packages", "dist-packages"})
@@ -106,7 +107,8 @@ class CodeBook:
             if known is not None:
                 return known
         # Not under the lock: loading may import user modules, and those may decode other code in another thread.
-        code = pickle.loads(pickled)
+        with user_hooks:
+            code = pickle.loads(pickled)
         with self._lock:
             code = self._alive.get(digest) or code
             self._recent[digest] = code
@@ -151,25 +153,26 @@ def dump_code(code: Any) -> bytes:
 
 def _dump_once(code: Any, contents: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
     try:
-        with _by_value(_loaded_user_modules()):
+        with user_hooks, _by_value(_loaded_user_modules()):
             return dump(code, contents)
     except Exception as error:  # noqa: BLE001 - whatever a user's own __reduce__ raises; what stays is raised below
         _refuse_held(code, error)
         # Something it reaches cannot be pickled (a module's lock, a connection). Its modules are then imported
         # by name in the worker, as Ray itself does.
-        _log.info("code_by_reference name=%s reason=%s", getattr(code, "__qualname__", code), error)
+        _log.info("code_by_reference name=%s reason=%s", getattr(code, "__qualname__", code), said_by(error))
     try:
-        pickled = dump(code, contents)
-    except Exception as error:
+        with user_hooks:
+            pickled, missing = dump(code, contents)
+    except Exception as error:  # noqa: BLE001 - raised again, from what the user's code was ended by
         _refuse_held(code, error)
         name = getattr(code, "__qualname__", None) or repr(code)
         raise ResultNotStoredError(
-            f"the function or class {name!r} cannot be pickled: {error}",
+            f"the function or class {name!r} cannot be pickled: {said_by(error)}",
             "Make what it refers to (globals, closures, defaults) picklable, or create it inside the function.",
-        ) from error
+        ) from what_ended(error)
     # Other classes of that module must follow, or `isinstance` in its functions would meet copies of them.
     _REFERENCED.add(getattr(code, "__module__", None) or "")
-    return pickled
+    return pickled, missing
 
 
 def _refuse_held(code: Any, error: Exception) -> None:
@@ -193,6 +196,7 @@ def _refuse_held(code: Any, error: Exception) -> None:
         ) from error
 
 
+@runs_user_code
 def settle_class(code: type) -> None:
     """Give a class that goes by value in a user's value the identity that it has in code."""
     if not is_settled(code):

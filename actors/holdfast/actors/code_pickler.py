@@ -22,6 +22,7 @@ from ray.util.client.common import ClientActorHandle
 
 from holdfast.actors.class_identities import ClassIdentities, is_by_value, without_mark
 from holdfast.actors.ray_code import FreshMarks
+from holdfast.actors.user_code import runs_user_code
 
 # Without type hints.
 _CloudPickler: Any = ray.cloudpickle.CloudPickler
@@ -38,6 +39,7 @@ class ActorHandleMetError(TypeError):
     """An actor handle was met while pickling; the message is made where the whole is known."""
 
 
+@runs_user_code
 def dump(code: Any, contents: Mapping[str, Any] | None = None) -> tuple[bytes, dict[str, Any]]:
     """Pickle code.
 
@@ -58,6 +60,7 @@ def dump(code: Any, contents: Mapping[str, Any] | None = None) -> tuple[bytes, d
     return file.getvalue(), pickler.missing
 
 
+@runs_user_code
 def settle(code: type) -> None:
     """Give a class the mark of its content; see `ClassIdentities.settle`."""
     _Settling().classes.settle(code)
@@ -70,6 +73,7 @@ class _Settling:
         self.marks = FreshMarks()
         self.classes = ClassIdentities(self._dump_part)
 
+    @runs_user_code
     def _dump_part(self, part: Any, stand_in: Callable[[Any], tuple[Any, ...] | None]) -> bytes:
         file = io.BytesIO()
         _CodePickler(file, {}, self, stand_in).dump_settled(part)
@@ -90,9 +94,11 @@ class _CodePickler(_CloudPickler):  # type: ignore[misc]
         self._texts: dict[tuple[type, Any], Any] = {}
         self.missing: dict[str, Any] = {}
 
+    @runs_user_code
     def dump_settled(self, code: Any) -> None:
         self.dump(self._containers.settled(code))
 
+    @runs_user_code
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
         if kind is _Ordered:

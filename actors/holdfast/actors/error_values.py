@@ -8,11 +8,13 @@ a stored error never raises.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from typing import Any
 
+from holdfast.actors.user_code import as_exception, said_by, user_hooks, what_ended
 from holdfast.actors.values import LoadContext, dump, load
-from holdfast.engine.errors import ResultNotStoredError, TaskError
+from holdfast.engine.errors import TaskError
 from holdfast.storage.payload import Payload
 
 _DEEPEST_CAUSE = 16
@@ -37,10 +39,11 @@ def dump_error(error: BaseException, traceback_text: str) -> Payload:
         traceback_text: As `traceback.format_exc()` gives it, in the process that raised it.
     """
     chain: list[tuple[bytes, str, str, bool]] = []
-    at: BaseException | None = error
+    at: BaseException | None = what_ended(error)
     while at is not None and len(chain) < _DEEPEST_CAUSE:
-        chain.append((_pickle_alone(at), type(at).__qualname__, _text_of(at), at.__suppress_context__))
+        chain.append((_pickle_alone(at), type(at).__qualname__, said_by(at), at.__suppress_context__))
         at = at.__cause__
+        at = None if at is None else what_ended(at)
     return Payload(pickle.dumps((chain, traceback_text), 5))
 
 
@@ -55,18 +58,28 @@ def load_error(payload: Payload, context: LoadContext | None = None) -> BaseExce
     errors = [
         _load_alone(pickled, type_name, message, traceback_text, context) for pickled, type_name, message, _ in chain
     ]
-    for (above, entry), cause in zip(zip(errors, chain, strict=True), errors[1:], strict=False):
-        above.__cause__ = cause
-        above.__suppress_context__ = entry[3]
     first = errors[0]
-    if traceback_text:
-        if first.__cause__ is None:
-            first.__cause__ = RemoteTraceback(traceback_text)
-        else:
-            # What add_note does, which Python 3.10 lacks.
-            notes: list[str] = list(getattr(first, "__notes__", ()))
-            first.__notes__ = [*notes, str(RemoteTraceback(traceback_text))]
+    # A class may refuse to be given any: it is what it is without them.
+    with contextlib.suppress(Exception), user_hooks:
+        for (above, entry), cause in zip(zip(errors, chain, strict=True), errors[1:], strict=False):
+            above.__cause__ = cause
+            above.__suppress_context__ = entry[3]
+        if traceback_text:
+            if first.__cause__ is None:
+                first.__cause__ = RemoteTraceback(traceback_text)
+            else:
+                # What add_note does, which Python 3.10 lacks.
+                notes: list[str] = list(getattr(first, "__notes__", ()))
+                first.__notes__ = [*notes, str(RemoteTraceback(traceback_text))]
     return first
+
+
+def load_raised_error(payload: Payload) -> Exception:
+    """The error that `dump_error` stored, as whoever waits for a call may have it raised.
+
+    What is no `Exception` would end the caller as it ended the call: it arrives as the cause of one.
+    """
+    return as_exception(load_error(payload))
 
 
 def describe_error(payload: Payload) -> str:
@@ -74,13 +87,6 @@ def describe_error(payload: Payload) -> str:
     chain, traceback_text = pickle.loads(payload.inband)
     _, type_name, message, _ = chain[0]
     return f"{type_name}: {message}" + (f"\n\n{traceback_text.rstrip()}" if traceback_text else "")
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as inner:  # noqa: BLE001 - a user's __str__ may raise anything, and this must not fail
-        return f"<its __str__ raised {type(inner).__qualname__}>"
 
 
 def _pickle_alone(error: BaseException) -> bytes:
@@ -93,8 +99,6 @@ def _pickle_alone(error: BaseException) -> bytes:
             return b""
         if not isinstance(load(payload), BaseException):
             return b""
-    except ResultNotStoredError:
-        return b""
     except Exception:  # noqa: BLE001 - a constructor that does not take its `args` raises whatever it likes
         return b""
     return bytes(payload.inband)
@@ -109,6 +113,6 @@ def _load_alone(
     try:
         error: Any = load(Payload(pickled), context or LoadContext(prefer_import=True))
     except Exception as reason:  # noqa: BLE001 - the class may be gone, or its constructor changed, since it was stored
-        described.__cause__ = reason
+        described.__cause__ = what_ended(reason)
         return described
     return error if isinstance(error, BaseException) else described

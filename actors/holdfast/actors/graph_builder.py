@@ -46,6 +46,7 @@ from holdfast.actors.ray_dag import (
     resolve_input,
 )
 from holdfast.actors.task_options import Resolved, carried_options, resolve
+from holdfast.actors.user_code import EndedError, as_exception, user_hooks
 from holdfast.actors.values import Marker, ValueOf, dump
 from holdfast.engine.errors import ResultNotStoredError
 from holdfast.engine.graph import Graph, NodeKind, NodeSpec, TaskOptions
@@ -258,7 +259,11 @@ class _Builder:
             inspect.getattr_static(listener, "subscription", None), (classmethod, staticmethod)
         ):
             args, kwargs = load(payload, LoadContext(fetch_object=self._objects.__getitem__))
-            subscription = listener.subscription(*args, **kwargs)  # type: ignore[attr-defined]
+            try:
+                with user_hooks:
+                    subscription = listener.subscription(*args, **kwargs)  # type: ignore[attr-defined]
+            except EndedError as ended:
+                raise as_exception(ended) from ended.error
             due_unix_s = getattr(subscription, "due_unix_s", None)
             source, key = getattr(subscription, "source", None), getattr(subscription, "key", None)
             stream = (source, key) if source is not None and key is not None else None

@@ -27,9 +27,10 @@ from holdfast.actors.storage_access import StorageAccess, StorageAddress, access
 from holdfast.actors.task_call import Acknowledged, Heard, Raised, Reply, TaskCall
 from holdfast.actors.task_context import TaskContext, running
 from holdfast.actors.task_runner import load_arguments, load_code, load_value, raised, returned
+from holdfast.actors.user_code import described, runs_user_code, user_code, what_ended
 from holdfast.actors.values import set_cluster_nonce
 from holdfast.actors.wire import unpack_call
-from holdfast.engine.errors import WorkerLostError
+from holdfast.engine.errors import HoldfastError, WorkerLostError
 from holdfast.listeners.interface import ReportHandle
 
 _ENDED = "the listener's own code ended its process, or froze it"
@@ -97,8 +98,14 @@ class ListenerHost:
         async def name_all() -> list[Any]:
             set_cluster_nonce(storage.cluster)
             import_here()
-            call = load_code(access(storage), function)
-            prepare_imports(call)
+            try:
+                with user_code:
+                    call = load_code(access(storage), function)
+                    prepare_imports(call)
+            except HoldfastError:
+                raise
+            except Exception as error:  # noqa: BLE001 - as below
+                return [ValueError(f"{what} cannot be loaded: {described(error)}") for _ in messages]
             return [_named(what, call, pickle.loads(message)) for message in messages]
 
         # Under a key of no workflow: what ends this process in it is told apart by whoever asks, and tries again.
@@ -115,30 +122,35 @@ class ListenerHost:
         try:
             return await self._loops.run(key, make)
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is theirs to see
-            # Code that is wrong will be no better later. (What cannot be stored is a TypeError too.)
-            hopeless = isinstance(error, TypeError | NotImplementedError)
+            # Code that is wrong will be no better later. (What cannot be stored is a TypeError too.) What is no
+            # Exception was not meant to be tried again.
+            ended = what_ended(error)
+            hopeless = isinstance(ended, TypeError | NotImplementedError) or not isinstance(ended, Exception)
             return replace(raised(call, error, started), retryable=not hopeless)
 
     async def _acknowledge(self, call: TaskCall) -> Acknowledged:
         assert call.event is not None
         storage = self._storage(call)
-        listener_class = load_code(storage, call.node.function)
-        prepare_imports(listener_class)
-        event = load_value(storage, call.workflow_id, call.group, call.event)
-        with running(TaskContext(call.workflow_id, call.node.task_id)):
-            await _instance(listener_class, call).event_checkpointed(event)
+        with user_code:
+            listener_class = load_code(storage, call.node.function)
+            prepare_imports(listener_class)
+            event = load_value(storage, call.workflow_id, call.group, call.event)
+            with running(TaskContext(call.workflow_id, call.node.task_id)):
+                await _instance(listener_class, call).event_checkpointed(event)
         return Acknowledged(seq=call.seq, task=call.task, attempt=call.attempt)
 
     async def _poll(self, call: TaskCall, started: float) -> Reply:
         storage = self._storage(call)
-        listener = load_code(storage, call.node.function)
-        prepare_imports(listener)
-        args, kwargs = load_arguments(storage, call)
-        if isinstance(inspect.getattr_static(listener, "subscription", None), (classmethod, staticmethod)):
-            return self._subscribe(call, listener.subscription(*args, **kwargs))
-        with running(TaskContext(call.workflow_id, call.node.task_id)):
-            event = await _instance(listener, call).poll_for_event(*args, **kwargs)
-        return returned(call, event, storage, f"the event of listener {call.node.task_id!r}", started, time.time())
+        with user_code:
+            listener = load_code(storage, call.node.function)
+            prepare_imports(listener)
+            args, kwargs = load_arguments(storage, call)
+            if isinstance(inspect.getattr_static(listener, "subscription", None), (classmethod, staticmethod)):
+                return self._subscribe(call, listener.subscription(*args, **kwargs))
+            with running(TaskContext(call.workflow_id, call.node.task_id)):
+                event = await _instance(listener, call).poll_for_event(*args, **kwargs)
+            where = f"the event of listener {call.node.task_id!r}"
+            return returned(call, event, storage, where, started, time.time())
 
     def _subscribe(self, call: TaskCall, subscription: Any) -> Heard:
         due_unix_s = getattr(subscription, "due_unix_s", None)
@@ -154,12 +166,17 @@ class ListenerHost:
 
 def _named(what: str, call: Callable[[Any], Any], message: Any) -> Any:
     try:
-        return call(message)
+        with user_code:
+            made = call(message)
+            # Neither the value nor the error itself: whoever gets it cannot load the user's classes.
+            if isinstance(made, str):
+                return str.__str__(made)
+            return ValueError(f"{what} must give a string, not {made!r:.200}")
     except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is said to them
-        # Not the error itself: whoever gets it cannot load the user's classes.
-        return ValueError(f"{what} raised {type(error).__name__}: {error}")
+        return ValueError(f"{what} raised {described(error)}")
 
 
+@runs_user_code
 def _instance(listener_class: Any, call: TaskCall) -> Any:
     """A listener, its report handle leading to the executor that drives the workflow."""
     listener = listener_class()

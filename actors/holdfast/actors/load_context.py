@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from holdfast.actors.code import load_named_code
+from holdfast.actors.user_code import user_hooks
 from holdfast.storage.payload import Payload
 
 
@@ -88,7 +89,8 @@ def load(payload: Payload, context: LoadContext | None = None) -> Any:
     """
     _stack.contexts.append(context if context is not None else LoadContext())
     try:
-        return pickle.loads(payload.inband, buffers=payload.buffers)
+        with user_hooks:
+            return pickle.loads(payload.inband, buffers=payload.buffers)
     finally:
         _stack.contexts.pop()
 

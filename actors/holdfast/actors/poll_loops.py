@@ -23,6 +23,7 @@ from typing import Any
 
 from holdfast.actors.black_box import Key
 from holdfast.actors.operating_system import private_bytes
+from holdfast.actors.user_code import serve, user_code
 
 log = logging.getLogger("holdfast")
 
@@ -56,12 +57,20 @@ class _Lane:
         self.stepping: _Entry | None = None
         self.heard_s = time.monotonic()
         self.left = False
-        threading.Thread(target=self._serve, name="holdfast-polls", daemon=True).start()
+        self.over = False
+        self.thread = threading.Thread(target=self._serve, name="holdfast-polls", daemon=True)
+        self.thread.start()
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        while not self.over:
+            serve(self.loop, "listeners")
         self.loop.close()
+
+    def end(self) -> None:
+        """End the thread: nothing is left in it."""
+        self.over = True
+        self.loop.stop()
 
     def hear(self) -> None:
         self.heard_s = time.monotonic()
@@ -139,16 +148,16 @@ class PollLoops:
             over = lane.left and not lane.entries
         if over:
             # What was cancelled in this turn of the loop still gets its turn.
-            lane.loop.call_soon(lane.loop.call_soon, lane.loop.stop)
+            lane.loop.call_soon(lane.loop.call_soon, lane.end)
 
     async def _follow(self, lane: _Lane, entry: _Entry) -> None:
         try:
-            result = await _in_steps(entry.make(), entry, lane, self._on_step)
-        except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 - the user's code may raise anything
+            with user_code:
+                result = await _in_steps(entry.make(), entry, lane, self._on_step)
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+            # One that left the lane has been cancelled by us, and nobody is told.
             if entry.lane is lane and not entry.result.done():
-                # One that cancels itself has been cancelled by nobody else: to whoever waits it is an error.
-                raised = RuntimeError("it cancelled itself") if isinstance(error, asyncio.CancelledError) else error
-                entry.result.set_exception(raised)
+                entry.result.set_exception(error)
         else:
             if entry.lane is lane and not entry.result.done():
                 entry.result.set_result(result)
@@ -157,19 +166,24 @@ class PollLoops:
     def _watch(self) -> None:
         while True:
             lane = self._lane
-            lane.loop.call_soon_threadsafe(lane.hear)
+            with contextlib.suppress(RuntimeError):
+                # Closed: its thread is dead.
+                lane.loop.call_soon_threadsafe(lane.hear)
             if self._on_look is not None:
                 self._on_look(self)
             time.sleep(_LOOK_EVERY_S)
             blocker = lane.stepping
-            if time.monotonic() - lane.heard_s > _PATIENCE_S and blocker is not None:
+            if not lane.thread.is_alive():
+                log.error("the event loop of listeners is dead: they begin anew on another")
+                self._move_on(lane, None)
+            elif time.monotonic() - lane.heard_s > _PATIENCE_S and blocker is not None:
                 log.warning(
                     "a listener blocks its event loop: the other polls go on without it workflow=%d task=%d",
                     *blocker.key[:2],
                 )
                 self._move_on(lane, blocker)
 
-    def _move_on(self, lane: _Lane, blocker: _Entry) -> None:
+    def _move_on(self, lane: _Lane, blocker: _Entry | None) -> None:
         with self._lock:
             self._lane, lane.left = _Lane(next(self._lanes)), True
             others = [entry for entry in lane.entries if entry is not blocker and entry.lane is lane]

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import secrets
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -33,6 +32,7 @@ from holdfast.actors.storage_access import StorageAddress
 from holdfast.actors.task_bundle import REPORTED, BundleReply
 from holdfast.actors.task_call import Reply, Returned, TaskCall
 from holdfast.actors.task_options import workers_for
+from holdfast.actors.user_code import traceback_of
 from holdfast.actors.wire import pack_call, unpack_reply
 from holdfast.engine.commands import AcknowledgeEvent, StartListener, StartTask
 from holdfast.engine.signals import Signal, TaskRaised
@@ -379,7 +379,7 @@ class RunningCalls:
         )
 
     def _refuse(self, call: TaskCall, error: Exception) -> None:
-        payload = dump_error(error, "".join(traceback.format_exception(error)))
+        payload = dump_error(error, traceback_of(error))
         now = time.time()
         signal = TaskRaised(
             task=call.task,

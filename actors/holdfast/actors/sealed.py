@@ -7,14 +7,15 @@ and becomes itself where Ray unpickles it. Nothing here stores or fetches.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from holdfast.actors.error_values import load_error
+from holdfast.actors.error_values import load_error, load_raised_error
 from holdfast.actors.load_context import LoadContext, load
 from holdfast.actors.local_frames import NotHereError
+from holdfast.actors.user_code import described, what_ended
 from holdfast.actors.values import render
 from holdfast.engine.errors import HoldfastError, ResultNotLoadableError, StorageMissingError
 from holdfast.engine.plain_pickle import PlainPickle
@@ -109,8 +110,8 @@ def unseal(parts: _Parts | InFile, objects: Mapping[str, _Parts], caught: bool, 
         base = load_error(payload, context) if caught else load(payload, context)
     except HoldfastError:
         raise
-    except Exception as error:
-        raise ResultNotLoadableError(what, f"{type(error).__name__}: {error}") from error
+    except Exception as error:  # noqa: BLE001 - raised again, from what the user's code was ended by
+        raise ResultNotLoadableError(what, described(error)) from what_ended(error)
     return render(base, caught=caught, wraps=wraps)
 
 
@@ -131,9 +132,17 @@ class Answer(PlainPickle):
 class SealedError(Exception):
     """A user's error on its way through an actor: becomes itself where it is unpickled."""
 
+    _load: Callable[[Payload], BaseException] = staticmethod(load_error)
+
     def __init__(self, payload: Payload, said: str = "an error of the user's code") -> None:
         super().__init__(said)
         self._payload = payload
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return load_error, (self._payload,)
+        return self._load, (self._payload,)
+
+
+class SealedRaisedError(SealedError):
+    """As `SealedError`, for one that is raised where it is unpickled, and not the cause of another."""
+
+    _load = staticmethod(load_raised_error)

@@ -11,6 +11,7 @@ This is the only module that knows any of that.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ import ray.cloudpickle
 from ray.remote_function import RemoteFunction
 
 from holdfast.actors.code import dump_code
+from holdfast.actors.user_code import described, user_hooks, what_ended
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.retry import RetryBudget, RetryPolicy
 from holdfast.storage.strict_json import check_metadata
@@ -57,6 +59,8 @@ _NOT_FORWARDED = frozenset(
 )
 
 _F = TypeVar("_F")
+
+log = logging.getLogger("holdfast")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,8 +339,14 @@ def is_retryable(exception_filter: bytes, error: BaseException) -> bool:
     """Whether a task's `exception_filter` lets this error be retried. Run it where the error was raised."""
     if not exception_filter:
         return True
-    retried, never = pickle.loads(exception_filter)
-    return not isinstance(error, never) and (retried is None or isinstance(error, retried))
+    ended = what_ended(error)
+    try:
+        with user_hooks:
+            retried, never = pickle.loads(exception_filter)
+            return not isinstance(ended, never) and (retried is None or isinstance(ended, retried))
+    except Exception as reason:  # noqa: BLE001 - the classes are the user's, and may refuse to load or to be compared
+        log.error("an exception filter cannot be asked, and nothing is retried error=%s", described(reason))
+        return False
 
 
 def _merge(older: Any, newer: Any) -> _CarryingLabels:

@@ -12,7 +12,6 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -43,6 +42,7 @@ from holdfast.actors.task_bundle import REPORTED, BundleReply, May, OpenBundle
 from holdfast.actors.task_call import Continued, Raised, Reply, Returned, TaskCall
 from holdfast.actors.task_context import TaskContext, running
 from holdfast.actors.task_options import is_retryable
+from holdfast.actors.user_code import described, runs_user_code, traceback_of, user_code, what_ended
 from holdfast.actors.values import dump, render, set_cluster_nonce
 from holdfast.actors.wire import pack_reply, unpack_call
 from holdfast.engine.errors import (
@@ -278,24 +278,26 @@ def _run_one(call: TaskCall, local_values: list[Any]) -> Reply:
     watch = _start_watch(call, started)
     try:
         try:
-            function = load_code(storage, call.node.function)
-            prepare_imports(function)
-            args, kwargs = load_arguments(storage, call, local_values)
+            with user_code:
+                function = load_code(storage, call.node.function)
+                prepare_imports(function)
+                args, kwargs = load_arguments(storage, call, local_values)
         except HoldfastError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again, from what the user's code was ended by
             raise WorkflowTaskNotRecoverableError(
-                call.node.task_id, f"its code or arguments cannot be loaded ({type(error).__name__}: {error})"
-            ) from error
+                call.node.task_id, f"its code or arguments cannot be loaded ({described(error)})"
+            ) from what_ended(error)
         ready_s = time.perf_counter()
-        with running(TaskContext(call.workflow_id, call.node.task_id)):
-            result = function(*args, **kwargs)
-        ended, ran_s = time.time(), time.perf_counter() - ready_s
-        # The memory of what it was given is of use for what it leaves.
-        del args, kwargs
-        kept = take_pickled(call.workflow_id)
-        reply = _reply(call, result, storage, local_values, started, ended)
-        return _with_names(call, replace(reply, ran_s=ran_s), kept)
+        with user_code:
+            with running(TaskContext(call.workflow_id, call.node.task_id)):
+                result = function(*args, **kwargs)
+            ended, ran_s = time.time(), time.perf_counter() - ready_s
+            # The memory of what it was given is of use for what it leaves.
+            del args, kwargs
+            kept = take_pickled(call.workflow_id)
+            reply = _reply(call, result, storage, local_values, started, ended)
+            return _with_names(call, replace(reply, ran_s=ran_s), kept)
     except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is theirs to see
         kept = take_pickled(call.workflow_id)
         return _with_names(call, raised(call, error, started), kept)
@@ -312,6 +314,7 @@ def _with_names(call: TaskCall, reply: Reply, kept: tuple[int, ...]) -> Reply:
     return replace(reply, kept=tuple(sorted({*kept, *named})))
 
 
+@runs_user_code
 def _reply(
     call: TaskCall, result: Any, storage: StorageAccess, local_values: list[Any], started: float, ended: float
 ) -> Reply:
@@ -393,12 +396,11 @@ def settle_arguments(graph: Graph, store: Callable[[Payload], Payload | Blob]) -
 
 def raised(call: TaskCall, error: BaseException, started: float) -> Raised:
     """The reply of an attempt that raised."""
-    text = "".join(traceback.format_exception(error))
     return Raised(
         seq=call.seq,
         task=call.task,
         attempt=call.attempt,
-        error=portable(dump_error(error, text)),
+        error=portable(dump_error(error, traceback_of(error))),
         retryable=is_retryable(call.node.options.exception_filter, error),
         started_unix_s=started,
         ended_unix_s=time.time(),
@@ -408,6 +410,7 @@ def raised(call: TaskCall, error: BaseException, started: float) -> Raised:
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
+@runs_user_code
 def load_code(storage: StorageAccess, digest: str) -> Any:
     """A function or class by its hash; kept in this process once loaded."""
     return _load_code(storage.address, digest)
@@ -418,6 +421,7 @@ def _load_code(address: Any, digest: str) -> Any:
     return BOOK.decode(digest, access(address).read_code(digest))
 
 
+@runs_user_code
 def load_arguments(
     storage: StorageAccess, call: TaskCall, local_values: Sequence[Any] = ()
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from holdfast.actors.user_code import EndedError, as_exception, user_code
+
 _T = TypeVar("_T")
 
 # Started when they are needed. Each waits for an actor's answer most of its time.
@@ -33,5 +35,14 @@ def is_light(values: Iterable[Any]) -> bool:
 async def in_thread(function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
     """Call a function in one of these threads."""
     # With the caller's context, as `asyncio.to_thread`: it tells in which task of a workflow we are.
-    call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_threads, call)
+    call = functools.partial(contextvars.copy_context().run, _call, function, *args, **kwargs)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_threads, call)
+    except EndedError as ended:
+        raise as_exception(ended) from ended.error
+
+
+def _call(function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+    # What is pickled for the caller may end as it likes, and a future does not carry every end.
+    with user_code:
+        return function(*args, **kwargs)

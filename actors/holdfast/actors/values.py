@@ -27,6 +27,7 @@ from holdfast.actors.code import named_code, settle_class
 from holdfast.actors.code_pickler import HANDLES, LOCKS, ActorHandleMetError
 from holdfast.actors.culprit import find_culprit
 from holdfast.actors.load_context import LoadContext, Marker, load
+from holdfast.actors.user_code import runs_user_code, said_by, user_hooks, what_ended
 from holdfast.engine.errors import HoldfastError, ResultNotStoredError
 from holdfast.storage.payload import Payload
 
@@ -154,6 +155,7 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]
         self._found, self._node_hook = found, node_hook
         self.refusal: BaseException | None = None
 
+    @runs_user_code
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (type, types.FunctionType)):
             named = named_code(obj)
@@ -196,9 +198,10 @@ def _dump_one(value: Any, found: dict[str, Any], node_hook: NodeHook | None, whe
     file, buffers = io.BytesIO(), list[memoryview]()
     pickler = _Pickler(file, buffers, found, node_hook)
     try:
-        pickler.dump(value)
+        with user_hooks:
+            pickler.dump(value)
     except ActorHandleMetError as error:
-        path, handle = find_culprit(value, lambda part: _fails(part, node_hook, ActorHandleMetError))
+        path, handle = _culprit(value, node_hook, ActorHandleMetError)
         raise ResultNotStoredError(
             f"an actor handle cannot be stored, it dies with the cluster: {handle!r}{_place(path, where)}",
             "Instead, pass the actor's name and ray.get_actor it inside the task.",
@@ -208,12 +211,12 @@ def _dump_one(value: Any, found: dict[str, Any], node_hook: NodeHook | None, whe
     except Exception as error:
         if pickler.refusal is not None:
             raise
-        path, culprit = find_culprit(value, lambda part: _fails(part, node_hook, Exception))
+        path, culprit = _culprit(value, node_hook, Exception)
         raise ResultNotStoredError(
-            f"a value of type {type(culprit).__qualname__!r}{_place(path, where)} cannot be pickled: {error}",
+            f"a value of type {type(culprit).__qualname__!r}{_place(path, where)} cannot be pickled: {said_by(error)}",
             "Pass what it is made from and create it inside the task, give its class __reduce__, or hand it to "
             "a task with allow_inplace=True.",
-        ) from error
+        ) from what_ended(error)
     return Payload(file.getvalue(), tuple(buffers))
 
 
@@ -221,9 +224,18 @@ def _place(path: str, where: str) -> str:
     return f" at {path.lstrip()} of {where}" if path else f" ({where})"
 
 
+def _culprit(value: Any, node_hook: NodeHook | None, kinds: type[Exception]) -> tuple[str, Any]:
+    try:
+        with user_hooks:
+            return find_culprit(value, lambda part: _fails(part, node_hook, kinds))
+    except Exception:  # noqa: BLE001 - a key that has no repr, say; there is an error to raise already
+        return "", value
+
+
 def _fails(part: Any, node_hook: NodeHook | None, kinds: type[Exception]) -> bool:
     try:
-        _Pickler(io.BytesIO(), [], {}, node_hook).dump(part)
+        with user_hooks:
+            _Pickler(io.BytesIO(), [], {}, node_hook).dump(part)
     except kinds:
         return True
     except Exception:  # noqa: BLE001 - another reason than the one that is looked for

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Python's own slot, under the property that stands over it in one class below.
+# Python's own slot, under the property that stands over it in two classes below.
 _CAUSE: Any = BaseException.__dict__["__cause__"]
 
 
@@ -18,30 +18,36 @@ class HoldfastError(Exception):
     """Base of every error of Holdfast."""
 
 
-class WorkflowError(HoldfastError):
-    """Base of the errors about workflows, under its old name."""
+class _KeepsCause:
+    """An error with its cause among its arguments: it is there again where the error is unpickled."""
 
-
-class WorkflowExecutionError(WorkflowError):
-    """A workflow failed. The user's error is the `__cause__`."""
-
-    def __init__(self, workflow_id: str, detail: str = "", cause: BaseException | None = None) -> None:
-        super().__init__(workflow_id, detail, cause)
-        self.workflow_id, self.detail, self.cause = workflow_id, detail, cause
-        self.__cause__ = cause
+    cause: BaseException | None
 
     @property
     def __cause__(self) -> BaseException | None:
         # Ray raises errors of actors as a class of its own that inherits from ours and is made without a cause:
         # it keeps the error it was made from in `cause`.
         given: BaseException | None = _CAUSE.__get__(self, type(self))
-        if given is None and isinstance(self.cause, WorkflowExecutionError):
+        if given is None and isinstance(self.cause, _KeepsCause):
             return self.cause.__cause__
         return given
 
     @__cause__.setter
     def __cause__(self, cause: BaseException | None) -> None:
         _CAUSE.__set__(self, cause)
+
+
+class WorkflowError(HoldfastError):
+    """Base of the errors about workflows, under its old name."""
+
+
+class WorkflowExecutionError(_KeepsCause, WorkflowError):
+    """A workflow failed. The user's error is the `__cause__`."""
+
+    def __init__(self, workflow_id: str, detail: str = "", cause: BaseException | None = None) -> None:
+        super().__init__(workflow_id, detail, cause)
+        self.workflow_id, self.detail, self.cause = workflow_id, detail, cause
+        self.__cause__ = cause
 
     def __str__(self) -> str:
         said = f" {self.detail}" if self.detail else ""
@@ -312,6 +318,22 @@ class TaskError(HoldfastError):
         return (
             f"{self.type_name}: {self.message} (the error itself cannot be pickled: "
             "give its class a constructor that takes what `args` holds)"
+        )
+
+
+class UserCodeExitError(_KeepsCause, HoldfastError):
+    """The code of a call ended with something that is no `Exception`, as `sys.exit` does. That is the `__cause__`."""
+
+    def __init__(self, type_name: str, message: str, cause: BaseException | None = None) -> None:
+        super().__init__(type_name, message, cause)
+        self.type_name, self.message, self.cause = type_name, message, cause
+        self.__cause__ = cause
+
+    def __str__(self) -> str:
+        said = f": {self.message}" if self.message else ""
+        return (
+            f"{self.type_name}{said} (it ended the call, and not the process that ran it, which others share: "
+            "return, or raise an Exception)"
         )
 
 

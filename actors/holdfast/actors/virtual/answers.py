@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from holdfast.actors.error_values import describe_error
-from holdfast.actors.sealed import Answer, Sealed, SealedError
+from holdfast.actors.sealed import Answer, Sealed, SealedRaisedError
 from holdfast.actors.storage_access import object_blob
 from holdfast.engine.errors import HoldfastError
 from holdfast.engine.names import was_given
@@ -108,7 +108,7 @@ class CallAnswers:
 
 def sealed_error(error: Any) -> BaseException:
     """An error as it goes to a caller: the user's own sealed, ours as it is."""
-    return error if isinstance(error, BaseException) else SealedError(error, describe_error(error))
+    return error if isinstance(error, BaseException) else SealedRaisedError(error, describe_error(error))
 
 
 def _caught(error: Payload) -> Payload:

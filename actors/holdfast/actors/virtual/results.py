@@ -6,7 +6,6 @@ What is large is durable when these functions return. Nothing here is committed.
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from holdfast.actors.nodes import StepNode, is_actor_node, is_task
 from holdfast.actors.storage_access import StorageAccess, object_keys, portable
 from holdfast.actors.task_options import is_retryable
 from holdfast.actors.task_runner import settle_arguments
+from holdfast.actors.user_code import described, runs_user_code, traceback_of
 from holdfast.actors.values import dump
 from holdfast.actors.virtual.carried_steps import carry_step
 from holdfast.actors.virtual.definition import ActorDefinition, definition_of
@@ -42,6 +42,7 @@ class Results:
     def __init__(self, storage: StorageAccess, store_code: Callable[[Mapping[str, bytes]], None]) -> None:
         self._storage, self._store_code = storage, store_code
 
+    @runs_user_code
     def written(self, work: Work, instance: Any, result: Any, started: float) -> Returned | Continued:
         """What a method that may write has come to.
 
@@ -76,6 +77,7 @@ class Results:
             return Continued(graph=graph, state=state, reminders=reminders, started_unix_s=started, ended_unix_s=ended)
         return Returned(value=value, state=state, reminders=reminders, started_unix_s=started, ended_unix_s=ended)
 
+    @runs_user_code
     def read_only(self, work: Work, result: Any, started: float) -> Returned:
         """What a method that only reads has come to. Nothing is stored."""
         if is_task(result) or is_actor_node(result):
@@ -94,10 +96,9 @@ class Results:
 
     def raised(self, work: Work, error: BaseException, started: float) -> Raised:
         """What a method has come to that raised, or that could not be called, or left what cannot be stored."""
-        text = "".join(traceback.format_exception(error))
         return Raised(
-            error=portable(dump_error(error, text)),
-            said=f"{type(error).__name__}: {error}",
+            error=portable(dump_error(error, traceback_of(error))),
+            said=described(error),
             retryable=is_retryable(work.exception_filter, error),
             started_unix_s=started,
             ended_unix_s=time.time(),
@@ -114,6 +115,7 @@ class Results:
         self._storage.store_objects(objects, work.group)
         return Referring(base, object_keys(objects))
 
+    @runs_user_code
     def _store_state(self, work: Work, definition: ActorDefinition, instance: Any) -> ActorState | Unchanged:
         objects: dict[str, Payload] = {}
         where = f"the state of virtual actor {work.context.actor_id!r}"

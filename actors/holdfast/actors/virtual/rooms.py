@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast.actors.user_code import serve
 from holdfast.actors.virtual.work import Ended
 
 THREADS = 64
@@ -58,6 +59,7 @@ class Room:
         self._lost = 0
         self._behind: set[Attempt] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def start(self, coroutine: Any, attempt: Attempt) -> None:
@@ -70,9 +72,12 @@ class Room:
                 attempt._task = loop.create_task(coroutine)
 
         with self._lock:
-            if self._loop is None:
+            if self._loop is None or self._thread is None or not self._thread.is_alive():
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._serve, args=(self._loop,), name="holdfast-loop", daemon=True).start()
+                self._thread = threading.Thread(
+                    target=self._serve, args=(self._loop,), name="holdfast-loop", daemon=True
+                )
+                self._thread.start()
             loop = self._loop
         loop.call_soon_threadsafe(begin)
 
@@ -112,4 +117,5 @@ class Room:
     @staticmethod
     def _serve(loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
-        loop.run_forever()
+        while True:
+            serve(loop, "actors of a class")

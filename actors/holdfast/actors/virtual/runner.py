@@ -6,7 +6,6 @@ committed, and nothing here knows what is called next.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 import time
@@ -22,6 +21,7 @@ from holdfast.actors.carried_modules import import_here, prepare_imports
 from holdfast.actors.load_context import LoadContext, load
 from holdfast.actors.storage_access import StorageAccess, object_blob
 from holdfast.actors.task_runner import load_code
+from holdfast.actors.user_code import runs_user_code, user_code
 from holdfast.actors.virtual.context import running_call
 from holdfast.actors.virtual.definition import ActorDefinition, definition_of
 from holdfast.actors.virtual.requests import CONSTRUCTOR
@@ -97,6 +97,7 @@ class Runner:
         """How many attempts nobody waits for any more, and still run."""
         return sum(room.left_behind for room in list(self._rooms.values()))
 
+    @runs_user_code
     def definition(self, code: str) -> ActorDefinition:
         """A class by the hash of its code; it is loaded in the thread that calls."""
         return definition_of(load_code(self._storage, code))
@@ -124,7 +125,7 @@ class Runner:
         work = replace(work, context=replace(work.context, rest=rest, is_left=lambda: attempt.is_left))
         asynchronous = False
         try:
-            with running_call(work.context):
+            with user_code, running_call(work.context):
                 instance, result = self._call(work)
                 if inspect.iscoroutine(result):
                     asynchronous = True
@@ -149,17 +150,10 @@ class Runner:
         slot: int,
     ) -> None:
         try:
-            with running_call(work.context):
+            with user_code, running_call(work.context):
                 result = await coroutine
                 ended = finish(work, attempt, instance, result, started)
-        except asyncio.CancelledError:
-            if attempt.is_left:
-                attempt.over()
-            else:
-                raised = RuntimeError(f"{work.method} cancelled itself")
-                self._say(attempt, self._raised(work, raised, started))
-            return
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - as above; of one that we cancelled nobody is told
             ended = self._raised(work, error, started)
         finally:
             self._slots.give_back(slot)
@@ -173,6 +167,7 @@ class Runner:
 
     # -- calling -------------------------------------------------------------------------------------------------
 
+    @runs_user_code
     def _call(self, work: Work) -> tuple[Any, Any]:
         cls = load_code(self._storage, work.code)
         prepare_imports(cls)
@@ -212,6 +207,7 @@ class Runner:
 
     # -- ends ----------------------------------------------------------------------------------------------------
 
+    @runs_user_code
     def _written(self, work: Work, attempt: Attempt, instance: Any, result: Any, started: float) -> Ended:
         ended = self._results.written(work, instance, result, started)
         with self._lock:
@@ -224,6 +220,7 @@ class Runner:
                 self._warm.popitem(last=False)
         return ended
 
+    @runs_user_code
     def _read_only(self, work: Work, _: Attempt, __: Any, result: Any, started: float) -> Ended:
         return self._results.read_only(work, result, started)
 

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from holdfast.actors.load_context import LoadContext, load
+from holdfast.actors.user_code import described, runs_user_code, user_code, what_ended
 from holdfast.actors.values import dump
 from holdfast.actors.virtual.definition import ActorDefinition, has_own_state
 from holdfast.engine.errors import HoldfastError
@@ -26,11 +27,13 @@ _BITS = 63
 _ATOMS = frozenset({type(None), bool, str})
 
 
+@runs_user_code
 def state_of(definition: ActorDefinition, instance: Any) -> Any:
     """What an instance's state is: what its `__getstate__` gives, else its `__dict__`."""
     return instance.__getstate__() if has_own_state(definition.cls) else instance.__dict__
 
 
+@runs_user_code
 def restore(definition: ActorDefinition, state: Any) -> Any:
     """An instance with a state, made without its constructor."""
     instance: Any = object.__new__(definition.cls)
@@ -93,11 +96,11 @@ def load_instance(
         state = orjson.loads(payload.inband) if json else load(payload, context)
     except HoldfastError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - raised again, from what the user's code was ended by
         raise refused(
-            f"it cannot be unpickled ({type(error).__name__}: {error})",
+            f"it cannot be unpickled ({described(error)})",
             "Give the class what its state needs, or a __setstate__ that takes it.",
-        ) from error
+        ) from what_ended(error)
     for at in range(version, wanted):
         migrate = definition.migrations.get(at)
         if migrate is None:
@@ -111,9 +114,10 @@ def load_instance(
 
 def _asked(call: Callable[[Any], Any], state: Any, refused: Callable[[str, str], Exception], what: str) -> Any:
     try:
-        return call(state)
-    except Exception as error:
-        raise refused(f"{what} raised {type(error).__name__}: {error}", "Mend it.") from error
+        with user_code:
+            return call(state)
+    except Exception as error:  # noqa: BLE001 - raised again, from what the user's code was ended by
+        raise refused(f"{what} raised {described(error)}", "Mend it.") from what_ended(error)
 
 
 def _is_json(state: Any) -> bool:

@@ -21,6 +21,7 @@ from holdfast.actors.operations import Accepted, Elsewhere
 from holdfast.actors.requests import SubmitRequest
 from holdfast.actors.storage_access import StorageAccess, object_keys
 from holdfast.actors.task_runner import load_value
+from holdfast.actors.user_code import described
 from holdfast.actors.values import dump
 from holdfast.engine.errors import (
     StorageError,
@@ -193,6 +194,4 @@ class SubWorkflows:
         return self._failed(found.workflow_id, WorkflowExecutionError(found.workflow_id, detail, cause))
 
     def _failed(self, workflow_id: str, error: BaseException) -> SubWorkflowEnded:
-        return SubWorkflowEnded(
-            workflow_id=workflow_id, error=dump_error(error, ""), said=f"{type(error).__name__}: {error}"
-        )
+        return SubWorkflowEnded(workflow_id=workflow_id, error=dump_error(error, ""), said=described(error))
