@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,6 +111,25 @@ def test_two_environments_share_no_worker(wid: str) -> None:
     found = workflow.run(gather.bind(*nodes), workflow_id=wid)
     assert [colour for _, colour in found] == ["red" if number % 2 else "blue" for number in range(40)]
     assert not {pid for pid, colour in found if colour == "red"} & {pid for pid, colour in found if colour == "blue"}
+
+
+def test_a_variable_by_reference_has_its_value_in_the_task_and_is_stored_as_the_reference(
+    wid: str, platform: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    @ray.remote
+    def look() -> str:
+        return os.environ["HOLDFAST_TEST_SEARCH"]
+
+    by_reference = look.options(runtime_env={"env_vars": {"HOLDFAST_TEST_SEARCH": "${PATH}"}})
+    assert os.environ["PATH"] in workflow.run(by_reference.bind(), workflow_id=wid)
+    assert "plain_env_vars" not in caplog.text
+    stored = b"".join(path.read_bytes() for path in platform.rglob("*") if path.is_file() and path.name != "lock.mdb")
+    assert b"${PATH}" in stored
+    # What is not a reference is stored as it is, and said.
+    written_out = look.options(runtime_env={"env_vars": {"HOLDFAST_TEST_SEARCH": "hunter2"}})
+    assert workflow.run(written_out.bind(), workflow_id=f"{wid}-plain") == "hunter2"
+    assert "storage.plain_env_vars names=HOLDFAST_TEST_SEARCH:" in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 def test_virtual_actors_with_a_gpu_have_a_host_that_holds_one(wid: str) -> None:

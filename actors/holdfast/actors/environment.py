@@ -18,6 +18,7 @@ import ray
 from ray.runtime_env import RuntimeEnv
 
 from holdfast.actors import cluster_packages
+from holdfast.actors.plain_variables import warn_of_serialized
 from holdfast.engine.errors import ResultNotStoredError
 from holdfast.storage.code import CodeStore
 
@@ -28,10 +29,16 @@ _LOOK_AGAIN_S = 3600.0
 
 
 def capture_environment() -> bytes:
-    """The runtime environment of the process that calls, as Ray says it; empty when it has none."""
+    """The runtime environment of the process that calls, as Ray says it; empty when it has none.
+
+    It is about to be stored: what would be stored of it that may be secret is warned of.
+    """
     context: Any = ray.get_runtime_context()
     serialized: str = context.get_runtime_env_string()
-    return b"" if serialized in _NO_ENVIRONMENT else serialized.encode()
+    if serialized in _NO_ENVIRONMENT:
+        return b""
+    warn_of_serialized(serialized)
+    return serialized.encode()
 
 
 def merge_environments(job: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import ray.cloudpickle
 from ray.remote_function import RemoteFunction
 
 from holdfast.actors.code import dump_code
+from holdfast.actors.plain_variables import warn_of_plain_variables
 from holdfast.actors.user_code import described, user_hooks, what_ended
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.retry import RetryBudget, RetryPolicy
@@ -288,6 +289,8 @@ def _pickle_ray_options(ray_options: Mapping[str, Any], max_calls: int | None) -
     labels = dict(ray_options.get(_LABELS) or {})
     if labels:
         kept[_LABELS] = labels
+    if "runtime_env" in kept:
+        warn_of_plain_variables(kept["runtime_env"])
     if max_calls:
         # 0 says that there is no limit.
         kept[_MAX_CALLS] = max_calls

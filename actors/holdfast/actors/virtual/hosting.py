@@ -13,6 +13,7 @@ from typing import Any
 import ray.cloudpickle
 
 from holdfast.actors.code import hash_code
+from holdfast.actors.plain_variables import warn_of_plain_variables
 from holdfast.actors.virtual.requests import ClassRequest
 from holdfast.storage.actor_row import ActorSpec
 
@@ -81,6 +82,7 @@ def describe_hosting(ray_options: Mapping[str, Any], runtime_env: Mapping[str, A
     """
     if not ray_options and not runtime_env and not captured:
         return b""
+    warn_of_plain_variables(runtime_env or {})
     environment = sorted((runtime_env or {}).items())
     return bytes(_cloudpickle.dumps((sorted(ray_options.items()), environment, captured), protocol=5))
 
