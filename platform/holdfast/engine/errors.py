@@ -248,8 +248,9 @@ class ExecutorNotFoundError(HoldfastError, TimeoutError):
         whom = f"the one that drives it, {self.executor!r}," if self.executor else "the one to ask first"
         return (
             f"no executor answered for Workflow[id={self.workflow_id}] in {self.waited_s:.0f} s: {whom} is not to be "
-            "found. What was asked may have been done: look with workflow.get_status(), and ask again. "
-            "workflow.platform_status() lists the executors that run; the logs of Ray say why one does not start."
+            f"found. What was asked may have been done: look with workflow.get_status({self.workflow_id!r}), and ask "
+            "again. workflow.platform_status() lists the executors that run; the logs of Ray say why one does not "
+            "start."
         )
 
 

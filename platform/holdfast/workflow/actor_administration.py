@@ -17,6 +17,7 @@ import ray
 from holdfast.actors.client import Platform, fetch
 from holdfast.actors.virtual import client
 from holdfast.actors.virtual.requests import ActorPlace, CallView
+from holdfast.engine.errors import StorageCorruptError
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.engine.virtual_actor_errors import CallNotFoundError, VirtualActorNotCancellableError
 from holdfast.storage.actor_row import ActorDescription, ActorState
@@ -54,7 +55,11 @@ def delete_actor(platform: Platform, actor_id: str) -> bool:
     Raises:
         WorkflowStillActiveError: It works.
     """
-    place = find_place(platform, actor_id)
+    try:
+        place = find_place(platform, actor_id)
+    except StorageCorruptError:
+        # Nobody can read whose it is: any host gives it up.
+        place = ActorPlace(actor_id=actor_id, digest="", class_name="", hosts="")
     if place is not None:
         client.ask(platform, place, "delete", actor_id, uuid.uuid4().hex)
     return place is not None
