@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 from pathlib import Path
@@ -59,6 +60,41 @@ def test_delays_grow_and_are_bounded(tmp_path: Path) -> None:
     assert waited[1] >= 0.6
     # Without the bound it would be twenty.
     assert 0.6 <= waited[2] < 15
+
+
+def test_a_service_that_is_down_for_long_comes_up_whatever_the_factor(tmp_path: Path, wid: str) -> None:
+    @ray.remote(num_cpus=0)
+    def poll(file, until):
+        mark(file)
+        if len(marks(file)) < until:
+            raise ConnectionError("down")
+        return "up"
+
+    cases = {"f10": (10.0, 340), "f1e200": (1e200, 5), "f1.7e308": (1.7e308, 5)}
+    references = {}
+    for name, (factor, until) in cases.items():
+        retry = workflow.Retry(max_attempts=-1, initial_s=0.001, factor=factor, max_s=0.001)
+        node = poll.options(**workflow.options(retry=retry)).bind(tmp_path / name, until)
+        references[name] = workflow.run_async(node, workflow_id=f"{wid}-{name}")
+    assert ray.get(list(references.values()), timeout=120) == ["up"] * len(cases)
+    assert [len(marks(tmp_path / name)) for name in cases] == [until for _, until in cases.values()]
+
+
+def test_a_back_off_without_a_bound_survives_the_end_of_the_platform(platform: Path, tmp_path: Path, wid: str) -> None:
+    @ray.remote(num_cpus=0)
+    def poll():
+        mark(tmp_path / "tries")
+        if len(marks(tmp_path / "tries")) < 3:
+            raise ConnectionError("down")
+        return "up"
+
+    retry = workflow.Retry(max_attempts=-1, initial_s=0.3, max_s=math.inf)
+    workflow.run_async(poll.options(**workflow.options(retry=retry)).bind(), workflow_id=wid)
+    wait_for(lambda: marks(tmp_path / "tries"), "the first attempt")
+    workflow.shutdown()
+    workflow.init(str(platform))
+    output = workflow.resume(wid) if workflow.get_status(wid) == workflow.RESUMABLE else workflow.get_output(wid)
+    assert output == "up"
 
 
 def test_a_type_that_is_not_to_be_retried_fails_at_once(tmp_path: Path) -> None:

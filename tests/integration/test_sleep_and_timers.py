@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import ray
 
 from holdfast import workflow
 from holdfast.listeners import TimerListener
+from holdfast.workflow.http_event_provider import HTTPListener
 from tests.integration.traces import in_memory, mark, marks, wait_for, wait_for_file, wait_until_begun
 
 pytestmark = pytest.mark.usefixtures("platform")
@@ -177,6 +179,29 @@ def test_a_time_that_never_comes_disturbs_nobody(seconds: float, wid: str) -> No
     assert workflow.run(workflow.sleep(0.1)) is None
     assert workflow.get_status(wid) == workflow.RUNNING
     workflow.cancel(wid)
+
+
+def test_infinity_is_to_wait_without_end_and_no_limit(platform: Path, wid: str) -> None:
+    nodes = {
+        "sleep": workflow.sleep(math.inf),
+        "fed": now.bind(workflow.sleep(math.inf)),
+        "timer": workflow.wait_for_event(TimerListener, math.inf),
+        "event": workflow.wait_for_event(HTTPListener, event_key="k", timeout_s=math.inf),
+    }
+    for name, node in nodes.items():
+        workflow.run_async(node, workflow_id=f"{wid}-{name}")
+    assert workflow.run(workflow.wait([now.bind()], timeout=math.inf))[1] == []
+    assert workflow.run(now.options(**workflow.options(timeout_s=math.inf)).bind())
+    workflow.shutdown()
+    workflow.init(str(platform))
+    for name in nodes:
+        assert workflow.get_status(f"{wid}-{name}") == workflow.RESUMABLE
+        workflow.resume_async(f"{wid}-{name}")
+    assert workflow.send_event(f"{wid}-event", "k", 7)
+    assert workflow.get_output(f"{wid}-event") == ("k", 7)
+    for name in ("sleep", "fed", "timer"):
+        assert workflow.get_status(f"{wid}-{name}") == workflow.RUNNING
+        workflow.cancel(f"{wid}-{name}")
 
 
 def test_what_is_no_time_is_refused_for_a_timer() -> None:

@@ -37,6 +37,17 @@ def test_a_wait_splits_when_enough_is_ready_in_the_order_of_its_inputs() -> None
     assert driver.apply(late).records == []
 
 
+def test_a_sleep_whose_length_an_older_version_lost_goes_on_for_ever() -> None:
+    """Infinity was stored as null."""
+    driver = Driver(graph(sleep(None), call("see", 0)), FUNCTIONS)  # type: ignore[arg-type]
+    driver.go_on()
+    for _ in range(2):
+        driver.turn_clock(1e9)
+        driver.go_on()
+        assert driver.calls == []
+        driver.crash()
+
+
 def test_a_split_is_the_same_for_every_reader_and_after_a_crash() -> None:
     nodes = (call("a"), call("b"), wait(0, 1), call("see", 2), call("see", 2), call("see", 3, 4))
     driver = Driver(graph(*nodes), FUNCTIONS)

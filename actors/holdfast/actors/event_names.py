@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import orjson
 from ray.exceptions import RayError
 
 from holdfast.actors.ray_launch import Launcher
+from holdfast.engine.errors import NotJsonError
 from holdfast.engine.selectors import parse_selector
 from holdfast.listeners.forms import payload_of
 from holdfast.storage.event_store import IncomingEvent, json_fields
+from holdfast.storage.strict_json import parse_accepted
 from holdfast.storage.subscriptions import Subscription
 
 log = logging.getLogger("holdfast")
@@ -124,8 +125,8 @@ def template_fields(event: IncomingEvent) -> dict[str, Any]:
         fields["key"] = event.key.decode(errors="backslashreplace")
     if event.value is not None and not event.undecodable:
         try:
-            fields["value"] = orjson.loads(event.value)
-        except orjson.JSONDecodeError:
+            fields["value"] = parse_accepted(event.value)
+        except NotJsonError:
             fields["value"] = event.value.decode(errors="backslashreplace")
     return fields
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from holdfast.engine.given_numbers import check_whole_text
+
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_MOST_MIB = 1 << 40
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -20,9 +23,7 @@ def memory_limit_bytes(variable: str) -> int:
     """
     given = os.environ.get(variable)
     if given is not None:
-        if not given.isdecimal() or int(given) < 1:
-            raise ValueError(f"{variable} must be a whole number of MiB, at least 1, not {given!r}")
-        return int(given) << 20
+        return check_whole_text(variable, given, least=1, most=_MOST_MIB, unit="MiB") << 20
     return default_limit_bytes()
 
 

@@ -8,7 +8,6 @@ no graph is walked, nothing is pickled or run in here.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
@@ -21,7 +20,8 @@ from holdfast.actors.ray_dag import (
     function_of,
 )
 from holdfast.actors.task_options import carried_options
-from holdfast.engine.errors import InvalidGraphError, StepNotPicklableError
+from holdfast.engine.errors import InvalidGraphError, InvalidNumberError, StepNotPicklableError
+from holdfast.engine.given_numbers import check_limit, check_unbounded, check_whole
 
 
 class _OwnNode(DAGNode):
@@ -69,14 +69,13 @@ class WaitNode(_OwnNode):
             raise ValueError("workflow.wait was given the same task twice: list each once")
         if not nodes:
             raise InvalidGraphError("workflow.wait was given an empty list", "give it at least one task")
-        if isinstance(num_returns, bool) or not isinstance(num_returns, int):
-            raise TypeError(f"num_returns must be a whole number, not {num_returns!r}")
-        if not 1 <= num_returns <= len(nodes):
-            raise ValueError(f"num_returns={num_returns} must be between 1 and the number of tasks, {len(nodes)}")
+        num_returns = check_whole("num_returns", num_returns, least=1)
+        if num_returns > len(nodes):
+            raise InvalidNumberError("num_returns", f"at most the number of tasks, {len(nodes)}", repr(num_returns))
         super().__init__()
         self.nodes = tuple(nodes)
         self.num_returns = num_returns
-        self.timeout_s = None if timeout is None else _seconds("timeout", timeout)
+        self.timeout_s = check_limit("timeout", timeout)
 
 
 class SleepNode(_OwnNode):
@@ -87,7 +86,7 @@ class SleepNode(_OwnNode):
     """
 
     def __init__(self, seconds: float) -> None:
-        duration_s = _seconds("seconds", seconds)
+        duration_s = check_unbounded("seconds", seconds)
         super().__init__()
         self.duration_s = duration_s
 
@@ -118,10 +117,7 @@ class EventNode(_OwnNode):
             raise TypeError(f"wait_for_event takes a subclass of workflow.EventListener, not {listener_class!r}")
         super().__init__()
         if timeout_s is not None:
-            if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
-                raise TypeError(f"timeout_s must be a number of seconds, not {timeout_s!r}")
-            if not timeout_s >= 0:
-                raise ValueError(f"timeout_s must be 0 or more seconds, not {timeout_s!r}")
+            timeout_s = check_limit("timeout_s", timeout_s)
             if not callable(getattr(listener_class, "subscription", None)):
                 raise TypeError(
                     f"timeout_s= is for listeners that subscribe to a stream, and {listener_class.__name__} polls. "
@@ -288,11 +284,3 @@ def _runner() -> StepRunner:
     if not _runners:
         raise RuntimeError("nothing runs workflows here: import holdfast.workflow first")
     return _runners[0]
-
-
-def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if math.isnan(value) or value < 0:
-        raise ValueError(f"{name} must be at least 0 seconds, not {value!r}")
-    return float(value)

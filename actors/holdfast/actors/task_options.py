@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ray.remote_function import RemoteFunction
 from holdfast.actors.code import dump_code
 from holdfast.actors.plain_variables import warn_of_plain_variables
 from holdfast.actors.user_code import described, user_hooks, what_ended
+from holdfast.engine.given_numbers import check_limit, check_whole
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.retry import RetryBudget, RetryPolicy
 from holdfast.storage.strict_json import check_metadata
@@ -72,7 +72,7 @@ class Retry:
         max_attempts: Executions in all, the first included; -1 for no limit.
         initial_s: Delay before the second attempt, in seconds.
         factor: What each further delay is multiplied by, at least 1.
-        max_s: Upper bound of a delay, in seconds.
+        max_s: Upper bound of a delay, in seconds; infinity for none.
         jitter: Part of the delay, 0 to 1, drawn at random and taken off.
         non_retryable: Exception types that fail the task at once.
     """
@@ -198,8 +198,7 @@ def _check_one(key: str, value: Any) -> Any:
         if not isinstance(value, bool):
             problem = "must be True or False"
     elif key == "max_retries":
-        if isinstance(value, bool) or not isinstance(value, int) or value < -1:
-            problem = "must be a whole number, at least 0, or -1 for no limit"
+        return check_whole(f"workflow option {key!r}", value, least=0, also=-1, meaning="no limit")
     elif key == "retry_exceptions":
         if not isinstance(value, bool) and not (
             isinstance(value, (list, tuple))
@@ -207,8 +206,7 @@ def _check_one(key: str, value: Any) -> Any:
         ):
             problem = "must be True, False or a list of exception types"
     elif key == "timeout_s":
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            problem = "must be a number of seconds above 0"
+        return check_limit(f"workflow option {key!r}", value, above=True)
     elif not isinstance(value, Retry):
         problem = "must be a workflow.Retry(...)"
     if problem:

@@ -6,10 +6,11 @@ and hold nothing that must survive. Ours use only what stands here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from holdfast.engine.given_numbers import FARTHEST_UNIX_S, check_unbounded
 
 
 class EventListener:
@@ -115,7 +116,7 @@ class PointInTime:
     """Wait until a wall-clock time.
 
     Attributes:
-        due_unix_s: Seconds since the epoch, UTC. A past time comes at once.
+        due_unix_s: Seconds since the epoch, UTC. A past time comes at once, infinity never.
 
     Raises:
         ValueError: Not a number.
@@ -124,8 +125,9 @@ class PointInTime:
     due_unix_s: float
 
     def __post_init__(self) -> None:
-        if math.isnan(self.due_unix_s):
-            raise ValueError(f"a point in time must be a number of seconds since the epoch, not {self.due_unix_s!r}")
+        # As it is stored: what is later than a calendar goes is never.
+        due_unix_s = check_unbounded("due_unix_s", self.due_unix_s, least=-FARTHEST_UNIX_S)
+        object.__setattr__(self, "due_unix_s", due_unix_s)
 
 
 def conversion_of(

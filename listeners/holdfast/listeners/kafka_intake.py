@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from holdfast.listeners.kafka_damage import Damage
-from holdfast.listeners.kafka_message import is_json, note_of
+from holdfast.listeners.kafka_message import note_of, undecodable
 from holdfast.storage import dead_letters, event_store
 from holdfast.storage.dead_letters import DeadLetter
 from holdfast.storage.event_store import Addresses, IncomingEvent, Ingested
@@ -189,6 +189,7 @@ def add_record(batch: Batch, record: Any, position: Position, *, max_bytes: int 
         )
         return
     before_use = record.offset < position.before_use
+    problem = undecodable(record.value)
     event = IncomingEvent(
         key=record.key,
         value=record.value,
@@ -197,7 +198,7 @@ def add_record(batch: Batch, record: Any, position: Position, *, max_bytes: int 
         time_unix_s=(record.timestamp + (_REST_OF_A_MS if before_use else 0)) / 1000,
         dedupe_id=dedupe_id(position.topic_id, record.partition, record.offset),
         note=note,
-        undecodable=not is_json(record.value),
+        undecodable=bool(problem),
         before_use=before_use,
     )
     batch.events.append(event)
@@ -206,7 +207,7 @@ def add_record(batch: Batch, record: Any, position: Position, *, max_bytes: int 
             DeadLetter(
                 source=batch.source,
                 reason=UNDECODABLE,
-                error=f"its value is not JSON: {(record.value or b'')[:40]!r}; only who asks for raw values gets it",
+                error=f"{problem}: {(record.value or b'')[:40]!r}; only who asks for raw values gets it",
                 occurred_unix_s=now_unix_s,
                 note=note,
                 event=event,

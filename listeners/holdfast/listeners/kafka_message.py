@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import orjson
+from holdfast.engine.errors import NotJsonError
+from holdfast.storage.strict_json import parse, parse_accepted
 
 FORM = "kafka"
 """The name of this form in the note of an event."""
@@ -50,7 +51,7 @@ class KafkaMessage:
         """
         if self.raw_value is None or not self.decoded:
             return self.raw_value
-        return orjson.loads(self.raw_value)
+        return parse_accepted(self.raw_value)
 
     def as_raw(self) -> KafkaMessage:
         """The same message with its bytes as `value`."""
@@ -92,13 +93,18 @@ def message_of(note: Mapping[str, Any], key: bytes | None, value: bytes | None) 
 
 def is_json(value: bytes | None) -> bool:
     """Whether a value can be decoded. None can."""
+    return not undecodable(value)
+
+
+def undecodable(value: bytes | None) -> str:
+    """Why a value cannot be decoded; empty when it can. None can."""
     if value is None:
-        return True
+        return ""
     try:
-        orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return False
-    return True
+        parse(value, "its value")
+    except NotJsonError as error:
+        return str(error)
+    return ""
 
 
 def _text_or_bytes(key: bytes | None) -> str | bytes | None:

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from apscheduler.triggers.interval import IntervalTrigger
 
+from holdfast.engine.given_numbers import check_number
 from holdfast.listeners.cron import Cron
 
 _SHORTEST_S = 0.1
@@ -170,11 +171,8 @@ def _checked_cron(text: Any) -> str:
 
 
 def _checked_interval(every_s: Any) -> float:
-    if isinstance(every_s, bool) or not isinstance(every_s, int | float):
-        raise TypeError(f"every_s must be a number of seconds, not {every_s!r}")
-    if not _SHORTEST_S <= every_s <= _LONGEST_S:
-        raise ValueError(f"every_s must be {_SHORTEST_S:g} to {_LONGEST_S:g} seconds, not {every_s!r}")
-    return float(every_s)
+    rule = f"{_SHORTEST_S:g} to {_LONGEST_S:g} seconds"
+    return check_number("every_s", every_s, least=_SHORTEST_S, most=_LONGEST_S, rule=rule)
 
 
 def _checked_time(at: Any) -> float:
@@ -185,11 +183,8 @@ def _checked_time(at: Any) -> float:
                 "use at.replace(tzinfo=zoneinfo.ZoneInfo('Europe/Berlin')), or datetime.timezone.utc"
             )
         return at.timestamp()
-    if isinstance(at, bool) or not isinstance(at, int | float):
-        raise TypeError(f"at must be a datetime with a time zone, or seconds since the epoch, not {at!r}")
-    if not math.isfinite(at) or not 0 <= at < _LATEST:
-        raise ValueError(f"at={at!r} is not a number of seconds since the epoch that a calendar knows")
-    return float(at)
+    rule = "a datetime with a time zone, or a number of seconds since the epoch that a calendar knows"
+    return check_number("at", at, most=_LATEST - 1.0, rule=rule)
 
 
 def _checked_zone(name: Any) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
+from holdfast.engine.given_numbers import FARTHEST_UNIX_S, check_unbounded
 from holdfast.listeners.interface import EventListener, PointInTime
 
 
@@ -19,9 +21,9 @@ class TimerListener(EventListener):
         """What to wait for.
 
         Args:
-            timestamp: Seconds since the epoch, UTC. A past time fires at once.
+            timestamp: Seconds since the epoch, UTC. A past time fires at once; infinity never.
         """
-        return PointInTime(float(timestamp))
+        return PointInTime(_checked(timestamp))
 
     async def poll_for_event(self, timestamp: float) -> None:
         """Wait in this process, for use outside of a workflow.
@@ -29,4 +31,8 @@ class TimerListener(EventListener):
         Args:
             timestamp: Seconds since the epoch, UTC.
         """
-        await asyncio.sleep(max(0.0, timestamp - time.time()))
+        await asyncio.sleep(max(0.0, _checked(timestamp) - time.time()))
+
+
+def _checked(timestamp: Any) -> float:
+    return check_unbounded("timestamp", timestamp, least=-FARTHEST_UNIX_S, unit="seconds since the epoch")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import re
 from typing import Any
 
 from holdfast.engine.errors import InvalidNumberError, NotANumberError
@@ -23,6 +24,9 @@ from holdfast.engine.redaction import redact
 
 FARTHEST_UNIX_S = 253_370_764_800.0
 """The year 9999, as a time and as a duration: what waits longer waits until then, since no calendar goes further."""
+
+_WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")
+_MOST_DIGITS = 100
 
 LARGEST = (1 << 63) - 1
 """The largest whole number that is taken: rows hold no larger ones."""
@@ -66,6 +70,26 @@ def check_whole(
     return found
 
 
+def check_whole_text(name: str, text: str, *, least: int, most: int = LARGEST, unit: str = "") -> int:
+    """Checks a whole number that is written out, as in a variable of the environment.
+
+    Args:
+        name: The variable.
+        text: What it holds.
+        least: The smallest one there may be.
+        most: The largest one.
+        unit: Of what; for the message.
+
+    Raises:
+        NotANumberError: Not a whole number.
+        InvalidNumberError: Out of range.
+    """
+    if not _WHOLE.fullmatch(text):
+        return check_whole(name, text, least=least, most=most, unit=unit)
+    # Longer ones are out of range whatever they are, and Python may refuse to read them.
+    return check_whole(name, int(text[:_MOST_DIGITS]), least=least, most=most, unit=unit)
+
+
 def check_number(
     name: str,
     value: Any,
@@ -75,6 +99,7 @@ def check_number(
     most: float = FARTHEST_UNIX_S,
     infinite: str = "",
     unit: str = "seconds",
+    rule: str = "",
 ) -> float:
     """Checks an amount, and gives it as a float.
 
@@ -86,12 +111,13 @@ def check_number(
         most: The largest one.
         infinite: Refuse infinity with this advice, as "-1 for ever". Default: nothing more is said.
         unit: Of what; for the message. Empty for a mere number.
+        rule: What it must be, for the message, where that is not to be made of the others.
 
     Raises:
         NotANumberError: Neither an integer nor a float.
         InvalidNumberError: Not finite, or out of range.
     """
-    rule = f"a number{f' of {unit}' if unit else ''} {'above' if above else 'of at least'} {least:g}"
+    rule = rule or f"a number{f' of {unit}' if unit else ''} {'above' if above else 'of at least'} {least:g}"
     found = _float(name, rule, value)
     if not math.isfinite(found):
         raise InvalidNumberError(name, f"{rule}{f', or {infinite}' if infinite else ', and finite'}", _shown(value))

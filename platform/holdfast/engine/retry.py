@@ -7,9 +7,15 @@ the same delay.
 from __future__ import annotations
 
 import hashlib
+import math
+import sys
 from dataclasses import dataclass
+from typing import Any
 
+from holdfast.engine.given_numbers import FARTHEST_UNIX_S, check_number, check_unbounded, check_whole
 from holdfast.engine.plain_pickle import PlainPickle
+
+_LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +26,7 @@ class RetryPolicy(PlainPickle):
         max_attempts: Executions in all, the first included; -1 for no limit.
         initial_s: Delay before the second attempt, in seconds.
         factor: What each further delay is multiplied by.
-        max_s: Upper bound of a delay, in seconds.
+        max_s: Upper bound of a delay, in seconds; infinity for none.
         jitter: Part of the delay, 0 to 1, that is drawn at random and taken off.
     """
 
@@ -31,13 +37,26 @@ class RetryPolicy(PlainPickle):
     jitter: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.max_attempts != -1 and self.max_attempts < 1:
-            raise ValueError(f"max_attempts must be -1 (no limit) or at least 1, not {self.max_attempts!r}")
-        for name, low in (("initial_s", 0.0), ("factor", 1.0), ("max_s", 0.0)):
-            if not getattr(self, name) >= low:
-                raise ValueError(f"{name} must be at least {low:g}, not {getattr(self, name)!r}")
-        if not 0.0 <= self.jitter <= 1.0:
-            raise ValueError(f"jitter must be between 0 and 1, not {self.jitter!r}")
+        checked = {
+            "max_attempts": check_whole("max_attempts", self.max_attempts, least=1, also=-1, meaning="no limit"),
+            "initial_s": check_number("initial_s", self.initial_s),
+            "factor": check_number("factor", self.factor, least=1.0, most=sys.float_info.max, unit=""),
+            "max_s": check_unbounded("max_s", self.max_s),
+            "jitter": check_number("jitter", self.jitter, most=1.0, unit="", rule="a number between 0 and 1"),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @staticmethod
+    def stored(max_attempts: int, initial_s: Any, factor: Any, max_s: Any, jitter: float) -> RetryPolicy:
+        """The policy of a row. In old ones infinity is None, and any size of number was taken."""
+        return RetryPolicy(
+            max_attempts=max_attempts,
+            initial_s=FARTHEST_UNIX_S if initial_s is None else min(initial_s, FARTHEST_UNIX_S),
+            factor=sys.float_info.max if factor is None else factor,
+            max_s=math.inf if max_s is None else max_s,
+            jitter=jitter,
+        )
 
     def delay_s(self, failures: int, seed: str) -> float | None:
         """Seconds to wait after `failures` failed attempts; None when there is none left.
@@ -48,10 +67,21 @@ class RetryPolicy(PlainPickle):
         """
         if self.max_attempts != -1 and failures >= self.max_attempts:
             return None
-        # Past 2**1000 a float overflows; the bound is reached long before.
-        delay = min(self.max_s, self.initial_s * self.factor ** min(failures - 1, 512))
+        delay = min(self.max_s, _grown(self.initial_s, self.factor, failures - 1))
         digest = hashlib.blake2b(f"{seed}/{failures}".encode(), digest_size=8).digest()
         return delay * (1.0 - self.jitter * (int.from_bytes(digest, "big") / 2.0**64))
+
+
+def _grown(initial_s: float, factor: float, times: int) -> float:
+    """`initial_s * factor**times`; infinity for what no float holds."""
+    if initial_s == 0.0:
+        return 0.0
+    try:
+        return initial_s * factor**times
+    except OverflowError:
+        # The power alone is too large. By a very small first delay it may still give one below the bound.
+        exponent = math.log(initial_s) + times * math.log(factor)
+        return math.exp(exponent) if exponent < _LARGEST_EXPONENT else math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

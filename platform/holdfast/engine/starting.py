@@ -6,6 +6,7 @@ from holdfast.engine.commands import StartListener, StartTask
 from holdfast.engine.errors import ResultNotStoredError
 from holdfast.engine.failing import fail
 from holdfast.engine.finishing import check_wait
+from holdfast.engine.given_numbers import FARTHEST_UNIX_S
 from holdfast.engine.graph import NodeKind
 from holdfast.engine.holding import note_read
 from holdfast.engine.live_task import LiveTask, TaskState
@@ -26,7 +27,9 @@ def start(state: RunState, task: LiveTask, step: Step) -> None:
             note_read(state, state.values_of(task))
             task.state = TaskState.WAITING
             task.started_unix_s = step.now_unix_s
-            wait_until(task, step.now_unix_s + (task.spec.duration_s or 0.0), step)
+            # Rows of older versions have None for infinity.
+            duration_s = FARTHEST_UNIX_S if task.spec.duration_s is None else task.spec.duration_s
+            wait_until(task, step.now_unix_s + duration_s, step)
         case NodeKind.EVENT:
             _start_event(state, task, step)
 

@@ -14,12 +14,13 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from holdfast.engine.errors import StorageError
+from holdfast.engine.errors import NotJsonError, StorageError
 from holdfast.engine.selectors import selectors_of
 from holdfast.storage import layout, start_rows
 from holdfast.storage.event_claims import claims_of
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
 from holdfast.storage.record_codec import Frame, open_frame
+from holdfast.storage.strict_json import parse_accepted
 from holdfast.storage.workflow_store import count_up
 
 DEFAULT_RETENTION_S = 7 * 24 * 3600.0
@@ -331,8 +332,8 @@ def json_fields(event: IncomingEvent) -> Mapping[str, Any] | None:
     if event.value is None or event.undecodable or not event.value.lstrip().startswith(b"{"):
         return None
     try:
-        value = orjson.loads(event.value)
-    except orjson.JSONDecodeError:
+        value = parse_accepted(event.value)
+    except NotJsonError:
         return None
     return value if isinstance(value, dict) else None
 

@@ -212,8 +212,7 @@ def read_options(entry: dict[str, Any], pieces: Sequence[bytes]) -> TaskOptions:
     deaths, errors, shared = entry["budget"]
     retry = None
     if "retry" in entry:
-        attempts, initial_s, factor, max_s, jitter = entry["retry"]
-        retry = RetryPolicy(max_attempts=attempts, initial_s=initial_s, factor=factor, max_s=max_s, jitter=jitter)
+        retry = RetryPolicy.stored(*entry["retry"])
     return TaskOptions(
         catch_exceptions=entry.get("catch", False),
         checkpoint=entry.get("checkpoint", True),

@@ -6,17 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 import ray
 from ray.exceptions import RayTaskError
 
 from holdfast.actors.client import Platform
 from holdfast.actors.source_hosts import SourceReport
 from holdfast.engine.errors import HoldfastError
+from holdfast.engine.given_numbers import check_whole
 from holdfast.listeners.kafka import KIND
 from holdfast.listeners.kafka_health import PartitionHealth
 from holdfast.listeners.kafka_message import KafkaMessage, message_of
 from holdfast.storage.dead_letters import DeadLetter as StoredLetter
+from holdfast.storage.strict_json import dump
 from holdfast.workflow.platform import get_platform
 
 __all__ = [
@@ -123,7 +124,8 @@ def show_dead_letter(id: int) -> DeadLetter:
     Raises:
         DeadLetterNotFoundError: There is none of this id.
     """
-    return _letter(_asked(lambda platform: platform.management.dead_letter.remote(id)))
+    number = check_whole("id", id, least=0)
+    return _letter(_asked(lambda platform: platform.management.dead_letter.remote(number)))
 
 
 def replay_dead_letter(id: int, *, value: Any = None) -> None:
@@ -142,8 +144,9 @@ def replay_dead_letter(id: int, *, value: Any = None) -> None:
     it was stopped; what could not start a workflow is to start it again. What is taken in is an event like any other,
     after those that came before.
     """
-    raw = value if value is None or isinstance(value, bytes) else orjson.dumps(value)
-    _asked(lambda platform: platform.management.replay_dead_letter.remote(id, raw))
+    number = check_whole("id", id, least=0)
+    raw = value if value is None or isinstance(value, bytes) else dump(value, "value")
+    _asked(lambda platform: platform.management.replay_dead_letter.remote(number, raw))
 
 
 def delete_dead_letter(id: int) -> None:
@@ -152,7 +155,8 @@ def delete_dead_letter(id: int) -> None:
     Raises:
         DeadLetterNotFoundError: There is none of this id.
     """
-    _asked(lambda platform: platform.management.drop_dead_letter.remote(id))
+    number = check_whole("id", id, least=0)
+    _asked(lambda platform: platform.management.drop_dead_letter.remote(number))
 
 
 def _asked(call: Callable[[Platform], Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import numbers
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ import ray
 from holdfast.actors.client import Platform, find_platform, start_platform, stop_platform
 from holdfast.actors.management import PlatformConfig
 from holdfast.actors.virtual.context import refuse_left
+from holdfast.engine.given_numbers import check_number, check_whole
 from holdfast.listeners.kafka_settings import connection_of_environment, parse_connections
 from holdfast.storage.location import parse_location
 from holdfast.storage.retention import Retention
@@ -40,10 +41,8 @@ def open_platform(
     pending = _limit("max_pending_workflows", max_pending_workflows, zero_allowed=True)
     keep = _limit("keep_finished", keep_finished, zero_allowed=True)
     keep_s = _age("keep_finished_s", keep_finished_s)
-    if executors is not None and (isinstance(executors, bool) or not isinstance(executors, int) or executors < 1):
-        raise ValueError(f"executors must be a whole number of at least 1, not {executors!r}")
-    if lease_s is not None and (isinstance(lease_s, bool) or not isinstance(lease_s, int | float) or not lease_s > 0):
-        raise ValueError(f"lease_s must be a number of seconds above 0, not {lease_s!r}")
+    executors = None if executors is None else check_whole("executors", executors, least=1)
+    lease_s = None if lease_s is None else check_number("lease_s", lease_s, above=True)
     connections, of_environment = parse_connections(kafka), connection_of_environment()
     # Said before anything is started; where it is in the cluster is found out below.
     parse_location(storage)
@@ -59,7 +58,7 @@ def open_platform(
                     executors=executors or _default_executors(),
                     max_running=None if running in (None, -1) else running,
                     max_pending=None if pending in (None, -1) else pending,
-                    lease_s=_DEFAULT_LEASE_S if lease_s is None else float(lease_s),
+                    lease_s=_DEFAULT_LEASE_S if lease_s is None else lease_s,
                     retention=Retention(
                         keep_s=None if keep_s in (None, -1) else keep_s, keep=None if keep in (None, -1) else keep
                     ),
@@ -149,22 +148,16 @@ def _location(storage: str | os.PathLike[str] | None) -> str:
 def _limit(name: str, value: Any, *, zero_allowed: bool) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < -1 or (value == 0 and not zero_allowed):
-        least = "0 or more" if zero_allowed else "1 or more"
-        raise ValueError(f"{name} must be {least}, or -1 for no limit, not {value}")
-    return value
+    return check_whole(name, value, least=0 if zero_allowed else 1, also=-1, meaning="no limit")
 
 
 def _age(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not 0 <= value < math.inf and value != -1:
-        raise ValueError(f"{name} must be 0 seconds or more, or -1 for ever, not {value}")
-    return float(value)
+    # Minus one is told from what is out of range only once it is known to be a number.
+    if not isinstance(value, bool) and isinstance(value, numbers.Real) and value == -1:
+        return -1.0
+    return check_number(name, value, infinite="-1 for ever")
 
 
 def _check_same(

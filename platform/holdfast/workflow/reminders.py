@@ -6,7 +6,6 @@ elsewhere; nothing here waits.
 
 from __future__ import annotations
 
-import math
 import time
 from datetime import datetime
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from holdfast.actors.virtual.context import current_call, request_nonce
 from holdfast.actors.virtual.definition import ActorDefinition, definition_of
 from holdfast.actors.virtual.operations import CancelReminder, ReminderChange, SetReminder
 from holdfast.engine.errors import ResultNotStoredError
+from holdfast.engine.given_numbers import check_number
 from holdfast.engine.virtual_actor_errors import VirtualActorNotFoundError
 from holdfast.listeners.schedule_triggers import Timing
 from holdfast.workflow.api import with_platform
@@ -81,8 +81,7 @@ def remind(
     if objects:
         raise ResultNotStoredError("an ObjectRef is among the arguments of a reminder", "Give the value itself.")
     if after_s is not None:
-        if isinstance(after_s, bool) or not isinstance(after_s, int | float) or not 0 <= after_s < math.inf:
-            raise ValueError(f"after_s must be a number of seconds of at least 0, not {after_s!r}")
+        after_s = check_number("after_s", after_s)
         if at is not None or every_s is not None or cron is not None:
             raise ValueError("give exactly one of after_s=, at=, every_s= and cron= for a reminder")
     timing = None if after_s is not None else Timing.of(cron=cron, every_s=every_s, at=at, timezone=timezone)
@@ -100,7 +99,7 @@ def remind(
         arguments=arguments,
         nonce=request_nonce(f"reminder {name}"),
         timing=timing,
-        after_s=None if after_s is None else float(after_s),
+        after_s=after_s,
         overlap=checked_overlap(overlap),
         catch_up_s=back_s,
     )

@@ -7,7 +7,6 @@ then is decided by `holdfast.engine`; nothing of either is here.
 from __future__ import annotations
 
 import hashlib
-import math
 import uuid
 from datetime import datetime
 from typing import Any, Literal
@@ -17,6 +16,7 @@ import ray
 from holdfast.actors.requests import SubmitRequest
 from holdfast.actors.schedule_messages import ScheduleKept, ScheduleRequest, ScheduleView, Steering, Terms
 from holdfast.engine.errors import ScheduleNotFoundError
+from holdfast.engine.given_numbers import check_number
 from holdfast.engine.schedules import Overlap
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.listeners.schedule_triggers import Timing
@@ -238,14 +238,10 @@ def checked_overlap(overlap: Any) -> Overlap:
 
 def checked_catch_up(catch_up_s: Any) -> float:
     """What a user gives as `catch_up_s`, also of a reminder."""
-    if isinstance(catch_up_s, bool) or not isinstance(catch_up_s, int | float):
-        raise TypeError(f"catch_up_s must be a number of seconds, not {catch_up_s!r}")
-    if not _LEAST_CATCH_UP_S <= catch_up_s < math.inf:
-        raise ValueError(
-            f"catch_up_s must be {_LEAST_CATCH_UP_S:g} seconds or more, not {catch_up_s!r}: with less, a time that is "
-            "looked at a little late would be dropped"
-        )
-    return float(catch_up_s)
+    # With less, a time that is looked at a little late would be dropped.
+    return check_number(
+        "catch_up_s", catch_up_s, least=_LEAST_CATCH_UP_S, rule=f"{_LEAST_CATCH_UP_S:g} seconds or more"
+    )
 
 
 def _check_flag(name: str, given: Any) -> None:

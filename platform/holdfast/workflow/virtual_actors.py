@@ -16,7 +16,6 @@ and runs none of its methods: hosts do.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, overload
 
@@ -47,6 +46,7 @@ from holdfast.actors.virtual.definition import (
 from holdfast.actors.virtual.hosting import check_call_options, check_ray_options, describe_hosting, kind_of
 from holdfast.actors.virtual.requests import CONSTRUCTOR, ActorPlace, CallRequest, ClassRequest
 from holdfast.actors.virtual.state import encode_state
+from holdfast.engine.given_numbers import check_whole
 from holdfast.engine.graph import TaskOptions
 from holdfast.engine.virtual_actor_errors import VirtualActorNotFoundError
 from holdfast.engine.virtual_actor_records import DEFAULT_MAILBOX_LIMIT
@@ -461,8 +461,7 @@ def migrate(*, from_version: int) -> Callable[[Callable[[Any], Any]], Any]:
     Semantics: run when an actor is next woken, one after the other up to the class's version; the new state is stored
     with the next call that writes.
     """
-    if isinstance(from_version, bool) or not isinstance(from_version, int):
-        raise TypeError(f"from_version must be a whole number, not {from_version!r}")
+    from_version = check_whole("from_version", from_version, least=0)
     return lambda function: migration(function, from_version)
 
 
@@ -503,10 +502,7 @@ def list_actors(
         name = cls
     else:
         raise TypeError(f"cls must be a class of virtual actors or its name, not {cls!r}")
-    if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(f"limit must be a whole number, not {limit!r}")
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1, not {limit}")
+    limit = check_whole("limit", limit, least=1)
     found: list[ActorView] = with_platform(
         lambda platform: fetch(platform.management.list_virtual_actors.remote(name, prefix, after, limit))
     )
@@ -659,12 +655,10 @@ def _former_names(formerly: Any) -> tuple[str, ...]:
 def _settings(
     version: Any, on_error: Any, mailbox_limit: Any, runtime_env: Any, ray_options: Mapping[str, Any]
 ) -> ActorSettings:
-    if isinstance(version, bool) or not isinstance(version, int) or version < 0:
-        raise ValueError(f"version must be a whole number of at least 0, not {version!r}")
+    version = check_whole("version", version, least=0)
     if on_error not in ("raise", "suspend"):
         raise ValueError(f'on_error must be "raise" or "suspend", not {on_error!r}')
-    if isinstance(mailbox_limit, bool) or not isinstance(mailbox_limit, int) or not 1 <= mailbox_limit < math.inf:
-        raise ValueError(f"mailbox_limit must be a whole number of at least 1, not {mailbox_limit!r}")
+    mailbox_limit = check_whole("mailbox_limit", mailbox_limit, least=1)
     if runtime_env is not None and not isinstance(runtime_env, Mapping):
         raise ValueError(f"runtime_env must be a dict, not {runtime_env!r}")
     check_ray_options(ray_options)
