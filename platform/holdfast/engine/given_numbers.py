@@ -58,15 +58,17 @@ def check_whole(
         InvalidNumberError: Out of range.
     """
     rule = f"a whole number{f' of {unit}' if unit else ''} {'above 0' if least == 1 else f'of at least {least}'}"
+    in_range = rule
     if also is not None:
         rule += f", or {also} for {meaning}"
+        in_range = f"{least} or more, or {also} for {meaning}"
     if _is_truth(value) or not isinstance(value, numbers.Integral):
         raise NotANumberError(name, rule, _shown(value))
     found = operator.index(value)
     if found != also and found < least:
-        raise InvalidNumberError(name, rule, _shown(value))
+        raise InvalidNumberError(name, in_range, _shown(value))
     if found > most:
-        raise InvalidNumberError(name, f"{rule}, and {most} at most", _shown(value))
+        raise InvalidNumberError(name, f"{in_range}, and {most} at most", _shown(value))
     return found
 
 
