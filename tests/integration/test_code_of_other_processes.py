@@ -115,7 +115,7 @@ def test_the_same_schedules_at_the_second_start_of_a_service_have_no_effect(plat
     drive(tmp_path, SERVICE, "service.py", seed="2")
     assert {path.name for path in (platform / "code").rglob("*") if path.is_file()} == stored
     for before, after in (('{"a", "b", "c", "d"}', '{"a", "b", "c", "e"}'), ("[1] * 100", "[2] * 100")):
-        with pytest.raises(AssertionError, match="service-arguments.*what it runs"):
+        with pytest.raises(AssertionError, match=r"service-arguments.*what it runs"):
             drive(tmp_path, SERVICE.replace(before, after), "service.py", seed="3")
 
 

@@ -71,6 +71,10 @@ SECONDS = {
     "workflow.remind(after_s)": lambda value: remind(after_s=value),
     "workflow.remind(every_s)": lambda value: remind(every_s=value),
     "workflow.remind(at)": lambda value: remind(at=value),
+    "workflow.remind(catch_up_s)": lambda value: remind(every_s=1, catch_up_s=value),
+    "aio.remind(catch_up_s)": lambda value: awaited(aio.remind)(
+        handle_of(Counter), "add", 1, every_s=1, catch_up_s=value
+    ),
     "aio.init(lease_s)": lambda value: awaited(aio.init)("/nowhere", lease_s=value),
     "aio.init(keep_finished_s)": lambda value: awaited(aio.init)("/nowhere", keep_finished_s=value),
     "aio.schedule(every_s)": lambda value: awaited(aio.schedule)("s", task.bind(), every_s=value),
@@ -105,6 +109,8 @@ WHOLE = {
     "workflow.show_dead_letter(id)": workflow.show_dead_letter,
     "workflow.replay_dead_letter(id)": workflow.replay_dead_letter,
     "workflow.delete_dead_letter(id)": workflow.delete_dead_letter,
+    "workflow.reset_actor(expected_version)": lambda value: workflow.reset_actor("a", expected_version=value),
+    "aio.reset_actor(expected_version)": lambda value: awaited(aio.reset_actor)("a", expected_version=value),
     "aio.init(executors)": lambda value: awaited(aio.init)("/nowhere", executors=value),
     "aio.init(keep_finished)": lambda value: awaited(aio.init)("/nowhere", keep_finished=value),
     "aio.init(max_running_workflows)": lambda value: awaited(aio.init)("/nowhere", max_running_workflows=value),

@@ -6,6 +6,7 @@ elsewhere; nothing here waits.
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import datetime
 from typing import Any, Literal

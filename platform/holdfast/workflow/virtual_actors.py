@@ -529,8 +529,8 @@ def reset_actor(actor_id: str, *, state: Any = None, expected_version: int | Non
     quarantined the actor does so no more.
     """
     check_workflow_id(actor_id)
-    if expected_version is not None and (isinstance(expected_version, bool) or not isinstance(expected_version, int)):
-        raise TypeError(f"expected_version must be a whole number, or None for any, not {expected_version!r}")
+    if expected_version is not None:
+        expected_version = check_whole("expected_version", expected_version, least=0)
     encoded = None if state is None else _encoded_state(actor_id, state)
     if not with_platform(
         lambda platform: actor_administration.reset_actor(platform, actor_id, encoded, expected_version)
