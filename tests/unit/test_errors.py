@@ -47,6 +47,7 @@ EXAMPLES: dict[type[BaseException], tuple[tuple[Any, ...], tuple[str, ...]]] = {
     ),
     errors.InvalidWorkflowIdError: (("''", "is empty"), ("''", "is empty", "1,024 bytes")),
     errors.StaleLeaseError: (("order-7", 3, 4), ("order-7", "3", "4")),
+    errors.PlacementLostError: (("resources", "node 'n'"), ("'resources'", "node 'n'", "label_selector")),
     errors.TaskTimeoutError: (("charge", 2.5), ("charge", "timeout_s=2.5")),
     errors.ScheduleNotFoundError: (("nightly", "/store"), ("nightly", "/store", "list_schedules")),
     errors.ScheduleExistsError: (("nightly", "another cron"), ("nightly", "another cron", "replace=True")),

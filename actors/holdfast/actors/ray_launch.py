@@ -14,6 +14,7 @@ from holdfast.actors.listener_host import ListenerHost
 from holdfast.actors.listener_wards import Standing
 from holdfast.actors.operating_system import this_process
 from holdfast.actors.orphans import task_title
+from holdfast.actors.placements import check_place, names_a_place
 from holdfast.actors.ray_repeats import RAY_RETRIES
 from holdfast.actors.ray_untyped import actor_class
 from holdfast.actors.storage_access import StorageAddress
@@ -58,6 +59,7 @@ class Launcher:
         ray_options = call.node.options.ray_options
         # Ray counts the runs of each of its functions.
         counted = call.node.function if max_calls(ray_options) else ""
+        self._check_place(ray_options)
         function = self._function(ray_options, row.environment, counted)
         return function.remote(pack_call(call))
 
@@ -70,6 +72,7 @@ class Launcher:
         """
         if row.environment:
             self._environments.load(row.environment)
+        self._check_place(calls[0].node.options.ray_options)
         function = self._function(calls[0].node.options.ray_options, row.environment, "")
         return function.remote((self.owner, self.local_address, [pack_call(call) for call in calls]))
 
@@ -102,6 +105,12 @@ class Launcher:
     def store_environment(self, captured: bytes) -> str:
         """Make a job's environment durable; its hash."""
         return self._environments.store(captured)
+
+    @staticmethod
+    def _check_place(ray_options: bytes) -> None:
+        if _names_a_place(ray_options):
+            # Each time: a group can be removed, and a node can die.
+            check_place(load_ray_options(ray_options))
 
     def _make_function(self, ray_options: bytes, environment: str, counted: str) -> Any:
         options = load_ray_options(ray_options)
@@ -142,3 +151,8 @@ class Launcher:
 
 def _function_of_ray(limit: int, _counted: str) -> Any:
     return ray.remote(max_calls=limit)(run_task)
+
+
+@lru_cache(maxsize=4096)
+def _names_a_place(ray_options: bytes) -> bool:
+    return names_a_place(load_ray_options(ray_options))

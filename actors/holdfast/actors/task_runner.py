@@ -27,6 +27,7 @@ from holdfast.actors.bundle_box import LARGEST_NOTED, BundleBox
 from holdfast.actors.bundling import GIVE_BACK_AFTER_S
 from holdfast.actors.carried_modules import import_here, prepare_imports
 from holdfast.actors.code import BOOK
+from holdfast.actors.coroutines import run_to_end
 from holdfast.actors.error_values import dump_error, load_error
 from holdfast.actors.graph_builder import build, refuse_node
 from holdfast.actors.load_context import LoadContext, load
@@ -291,7 +292,7 @@ def _run_one(call: TaskCall, local_values: list[Any]) -> Reply:
         ready_s = time.perf_counter()
         with user_code:
             with running(TaskContext(call.workflow_id, call.node.task_id)):
-                result = function(*args, **kwargs)
+                result = run_to_end(function(*args, **kwargs))
             ended, ran_s = time.time(), time.perf_counter() - ready_s
             # The memory of what it was given is of use for what it leaves.
             del args, kwargs

@@ -265,6 +265,21 @@ class TaskTimeoutError(HoldfastError, TimeoutError):
         return f"task {self.task_id!r} ran longer than timeout_s={self.timeout_s:g} and was stopped"
 
 
+class PlacementLostError(HoldfastError):
+    """A task asks for a place (a placement group, a node) that is not in this cluster, or not any more."""
+
+    def __init__(self, option: str, place: str) -> None:
+        super().__init__(option, place)
+        self.option, self.place = option, place
+
+    def __str__(self) -> str:
+        return (
+            f"the Ray option {self.option!r} asks for {self.place}, which is not in this cluster: it was made in "
+            "another one, or is gone. Workflows outlive clusters: choose nodes by resources={...} or "
+            "label_selector={...} of your own, and submit the workflow again"
+        )
+
+
 class EventTimeoutError(TaskTimeoutError):
     """No event came within the `timeout_s` of a `wait_for_event`."""
 

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, overload
 
+from holdfast.actors.coroutines import check_not_async_generator
 from holdfast.actors.graph_builder import check_arguments
 from holdfast.actors.nodes import StepNode, default_task_id
 from holdfast.actors.task_options import ACCEPTED, check_options
@@ -91,12 +92,12 @@ def step(function: Callable[..., Any] | None = None, /, **given: Any) -> Any:
     """Make a function a step: `@step`, or `@step(name=..., num_cpus=...)`.
 
     Args:
-        function: The function; also a `functools.partial`.
+        function: The function; also a `functools.partial`, or a coroutine function: it runs to its end in the worker.
         **given: `name` (or `task_id`), `metadata`, `max_retries` (exceptions retried), `catch_exceptions`,
             `allow_inplace`, `checkpoint`, `retry_exceptions`, `retry`, `timeout_s`; all others are Ray options.
 
     Raises:
-        TypeError: Not a function.
+        TypeError: Not a function, or an async generator.
         ValueError: An option that is refused.
 
     Semantics: as `ray.workflow.step` of Ray 1.13.
@@ -108,6 +109,7 @@ def step(function: Callable[..., Any] | None = None, /, **given: Any) -> Any:
             inspect.isroutine(decorated) or isinstance(decorated, functools.partial)
         ):
             raise TypeError(f"@workflow.step takes a function, not {decorated!r}")
+        check_not_async_generator(decorated)
         return StepFunction(decorated, options, ray_options)
 
     return decorate if function is None else decorate(function)

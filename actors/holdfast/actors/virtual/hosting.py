@@ -32,6 +32,9 @@ _REFUSED = frozenset(
         "max_concurrency",
         "concurrency_groups",
         "scheduling_strategy",
+        "placement_group",
+        "placement_group_bundle_index",
+        "placement_group_capture_child_tasks",
         "enable_task_events",
         "max_pending_calls",
     }
