@@ -16,7 +16,9 @@ from types import ModuleType
 
 import pytest
 
+from tests.integration.endings import THROWN_AT
 from tests.made_files import made_files, made_files_under
+from tests.user_code_places import find_places, guards, sources
 
 PROJECT = Path(__file__).resolve().parents[1]
 ROOTS = ("platform", "listeners", "actors")
@@ -329,6 +331,59 @@ class TestTimesOfWallClocks:
     )
     def test_one_more_is_seen(self, planted: str) -> None:
         assert calendars(planted)
+
+
+# Places where user code runs, and nothing holds what ends it.
+PLANTED_USER_CODE = {
+    "a function that is loaded and called": "def f(storage):\n    call = load_code(storage, 1)\n    call()",
+    "what is only loaded": "def f(storage, digest):\n    return load_code(storage, digest)",
+    "a listener that is polled": "async def f(listener):\n    await listener.poll_for_event()",
+    "a listener that is told": "async def f(listener, event):\n    await listener.event_checkpointed(event)",
+    "a subscription that is asked for": "def f(listener):\n    return listener.subscription()",
+    "a state that is given": "def f(instance):\n    return instance.__getstate__()",
+    "a state that is taken": "def f(instance, state):\n    instance.__setstate__(state)",
+    "a pickle that is opened": "import pickle\ndef f(raw):\n    return pickle.loads(raw)",
+    "code that is pickled": "def f(code):\n    return cloudpickle.dumps(code)",
+    "a value that is pickled": "def f(value):\n    _Pickler(io.BytesIO()).dump(value)",
+    "a mark that is not asked for a guard": "def f(results, work):\n    return results.written(work, 1, 2, 3.0)",
+    "a guard around a function that is called elsewhere": (
+        "def f(it):\n    with user_code:\n        def g():\n            it.subscription()\n    g()"
+    ),
+    "the text of what a guard passed on": (
+        "def f(call):\n    try:\n        with user_code:\n            call()\n    except Exception as error:\n"
+        '        raise ValueError(f"no: {error}")'
+    ),
+}
+
+
+class TestUserCode:
+    def test_user_code_runs_within_guards_only(self) -> None:
+        places = find_places(sources())
+        assert len(places) > 25
+        unguarded = [f"{place} line {place.line}: {place.called}" for place in places if not place.guarded]
+        assert unguarded == [], (
+            "put it in `with user_code:`, or mark the function @runs_user_code and guard its callers"
+        )
+
+    def test_each_guard_has_a_test_that_throws_every_kind_of_end_at_it(self) -> None:
+        assert guards(sources()) == set(THROWN_AT), "say in tests/integration/endings.py which test throws at it"
+        for named in set(THROWN_AT.values()):
+            path, _, function = named.partition("::")
+            module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+            assert callable(getattr(module, function, None)), named
+
+    @pytest.mark.parametrize("what", PLANTED_USER_CODE)
+    def test_a_place_without_a_guard_is_found(self, what: str) -> None:
+        imports = "from holdfast.actors.task_runner import load_code\n"
+        with_marks = {name: text for name, text in sources().items() if "@runs_user_code" in text}
+        texts = {**with_marks, "actors/planted.py": imports + PLANTED_USER_CODE[what]}
+        unguarded = [place for place in find_places(texts) if not place.guarded]
+        assert [place.module for place in unguarded] == ["actors/planted.py"] * len(unguarded)
+        assert unguarded
+
+    def test_a_guard_that_nobody_throws_at_is_found(self) -> None:
+        planted = "def f(it):\n    with user_code:\n        it.subscription()"
+        assert guards({**sources(), "actors/planted.py": planted}) - set(THROWN_AT) == {"actors/planted.py:f"}
 
 
 class TestPlacesOfFiles:

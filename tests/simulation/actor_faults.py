@@ -29,6 +29,7 @@ from holdfast.storage.interface import WriteTransaction
 from tests.simulation.actor_hosts import Host
 from tests.simulation.actor_plans import dump_state, load_state, value_of
 from tests.simulation.actor_world import ActorWorld, MakeActorWorld
+from tests.simulation.faults import let_user_code_end_what_runs_it
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +300,7 @@ def _end_the_last(machine: Any, call: Any, step: Any, honest: Callable[..., None
 
 
 FAULTS = (
+    ActorFault("what ends a method ends its thread", let_user_code_end_what_runs_it),
     ActorFault("memory is kept that was ahead of the store", _keep_memory),
     ActorFault("a stale epoch is accepted", _accept_stale_epochs),
     ActorFault("a call that comes again is a new one", _know_nothing_again),

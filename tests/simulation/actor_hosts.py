@@ -33,6 +33,7 @@ from holdfast.storage.actor_row import ActorRow
 from tests.simulation.actor_plans import ERROR, dump_state, load_state, sub_request, value_of
 from tests.simulation.disk import CrashError
 from tests.simulation.schedule_laws import demand
+from tests.simulation.user_code import is_told
 
 if TYPE_CHECKING:
     from tests.simulation.actor_world import ActorWorld
@@ -154,6 +155,9 @@ class Host:
             after = [*state, command.call.spec.nonce]
             signal: Any
             if command.call.errors < plan.raises and not command.call.spec.creates:
+                if not is_told(command.call.number + command.attempt):
+                    # Its thread has ended, and nobody is told.
+                    return
                 signal = MethodRaised(**times, error=ERROR, said="an error")
             elif plan.continues:
                 signal = MethodContinued(**times, state=dump_state(after), request=sub_request(plan))

@@ -19,6 +19,7 @@ from holdfast.actors.due_rows import DueRows, Look
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.operations import Batch, Operation
 from holdfast.actors.task_bundle import May
+from holdfast.actors.user_code import user_code
 from holdfast.actors.workflow_queue import WorkflowQueue
 from holdfast.engine import abandoning, admission, failing, finishing, leaving, reading, restoring, retrying, starting
 from holdfast.engine import run as engine_run
@@ -386,7 +387,16 @@ def _forget_what_is_given_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RunsAhead, "give_back", lambda *_: None)
 
 
+# -- user code ---------------------------------------------------------------------------------------------------------
+
+
+def let_user_code_end_what_runs_it(patch: pytest.MonkeyPatch) -> None:
+    """Have the guard of user code hold nothing."""
+    patch.setattr(type(user_code), "__exit__", lambda *_: None)
+
+
 FAULTS = (
+    Fault("what ends user code ends what runs it", let_user_code_end_what_runs_it),
     Fault("what a worker is to go on with is started elsewhere", _start_again_what_is_next),
     Fault("what a worker may not go on with is forgotten", _forget_what_is_given_back),
     Fault("a worker logs under a lease that is gone", _log_under_any_lease),

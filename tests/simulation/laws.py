@@ -56,6 +56,7 @@ class Auditor:
         now: The virtual time, in seconds since the epoch.
         barred: Set while only an executor that has been replaced runs: nothing may be written.
         resumed: Set when somebody has asked to resume: FAILED may then become RUNNING.
+        code_ended: Tasks whose user code has raised, or was ended, in some attempt.
         all_logged: All results are logged, so that the rows say which task needs which.
         ahead: Set while a worker writes: what it has logged the executor writes once more, or has written already.
     """
@@ -92,6 +93,7 @@ class Auditor:
     seen_in: dict[int, list[int]] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
     used: set[int] = field(default_factory=set)
+    code_ended: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.evaluator = Evaluator(self.book)
@@ -413,6 +415,9 @@ class Auditor:
         if self.status == WorkflowStatus.CANCELED.value:
             self.demand(cancelled, "only who is cancelled ends so")
             return
+        if self.status == "RUNNING":
+            unheard = self.code_ended - set(self.over)
+            self.demand(not unheard, "whatever ends user code, its call has an outcome", lambda: f"tasks {unheard}")
         if fails:
             self.demand(self.status == "FAILED", "the outcome is that of a plain evaluation", self.status)
             self.demand(self.error == ("raised", expected[1]), "the error is the task's", str(self.error))

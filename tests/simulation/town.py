@@ -193,6 +193,7 @@ class Clerk:
                 town.random,
                 executions,
                 lambda signal: town.carry(self, signal, seq, epoch),
+                code_ended=auditor.code_ended.add,
             )
         return fleet
 

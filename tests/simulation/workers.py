@@ -41,6 +41,7 @@ from tests.simulation.plans import (
     polling,
     unwrap,
 )
+from tests.simulation.user_code import is_told
 
 
 @dataclass(eq=False)
@@ -90,6 +91,7 @@ class Fleet:
 
     Attributes:
         send: Where their signals go; they may be delayed, repeated and reordered there.
+        code_ended: Told the task whose user code has raised, or was ended.
         ahead: What lets a worker go on with the tasks that can only follow; None: it never does.
         running: Attempts that have not reported.
     """
@@ -101,6 +103,7 @@ class Fleet:
     runs: dict[int, int]
     send: Callable[[Signal], None]
     ahead: Ahead | None = None
+    code_ended: Callable[[int], None] = lambda task: None
     running: dict[tuple[int, int], Worker] = field(default_factory=dict)
     listening: set[tuple[int, int]] = field(default_factory=set)
     stopped: bool = False
@@ -137,8 +140,11 @@ class Fleet:
             if lost or execution <= plan.dies:
                 worker.alive = False
                 self._lose(worker, command, begun, told)
+            elif (signal := self._report(command, plan, execution, worker, begun)) is not None:
+                self._go_on(command, signal, followers, told)
             else:
-                self._go_on(command, self._report(command, plan, execution, worker, begun), followers, told)
+                worker.alive = False
+                self._lose(worker, command, begun, told)
 
         self.clock.at(worker.busy_until, finish)
 
@@ -200,7 +206,8 @@ class Fleet:
             self._tell([*told, lost])
             told = []
 
-    def _report(self, command: StartTask, plan: Plan, execution: int, worker: Worker, begun: float) -> Signal:
+    def _report(self, command: StartTask, plan: Plan, execution: int, worker: Worker, begun: float) -> Signal | None:
+        """What an attempt says at its end; None: what ended it has ended its worker too."""
         keeps = command.hold or command.place is not None or plan.options.in_place
         about: dict[str, Any] = {
             "task": command.task,
@@ -209,15 +216,17 @@ class Fleet:
             "ended_unix_s": self.clock.now_unix_s,
         }
         place = worker if keeps else None
-        if execution <= plan.dies + plan.flaky:
-            return TaskRaised(**about, place=place, error=error(-1))
+        raises = error(-1) if execution <= plan.dies + plan.flaky else None
+        if raises is None and plan.does is Does.ERROR and execution > plan.dies + plan.flaky + plan.slow:
+            raises = error(plan.error)
+        if raises is not None:
+            self.code_ended(command.task)
+            return TaskRaised(**about, place=place, error=raises) if is_told(plan.key + execution) else None
         if execution <= plan.dies + plan.flaky + plan.slow:
             timeout = TaskTimeoutError(command.node.task_id, plan.options.timeout_s or 0.0)
             return TaskRaised(**about, place=place, error=timeout)
         values = tuple(fact(value) for value in command.values)
         match plan.does:
-            case Does.ERROR:
-                return TaskRaised(**about, place=place, error=error(plan.error))
             case Does.CONTINUE:
                 assert plan.graph is not None
                 return TaskContinued(**about, place=worker, graph=plan.graph)
@@ -301,11 +310,11 @@ class Fleet:
             if asked not in self.listening or self.stopped:
                 return
             self.listening.discard(asked)
-            self.send(self._heard(command, plan, polls))
+            self._tell_heard(self._heard(command, plan, polls))
 
         self.clock.after(plan.duration_s * self.random.uniform(0.5, 3), hear)
 
-    def _heard(self, command: StartListener, plan: Plan, polls: int) -> Signal:
+    def _heard(self, command: StartListener, plan: Plan, polls: int) -> Signal | None:
         if polls <= plan.dies + plan.flaky:
             return self._failed(command, plan, polls)
         if plan.poll is Poll.EVENT:
@@ -331,17 +340,24 @@ class Fleet:
                 return
             self.listening.discard(asked)
             if calls <= plan.dies + plan.flaky:
-                self.send(self._failed(command, plan, calls))
+                self._tell_heard(self._failed(command, plan, calls))
             else:
                 self.send(EventAcknowledged(task=command.task, attempt=command.attempt))
 
         self.clock.after(self.random.uniform(0, 1), done)
 
-    def _failed(self, command: StartListener | AcknowledgeEvent, plan: Plan, calls: int) -> Signal:
+    def _failed(self, command: StartListener | AcknowledgeEvent, plan: Plan, calls: int) -> Signal | None:
         if calls <= plan.dies:
             lost = WorkerLostError(str(command.task), "as planned")
             return TaskLost(task=command.task, attempt=command.attempt, error=lost)
-        return TaskRaised(task=command.task, attempt=command.attempt, error=error(-1))
+        self.code_ended(command.task)
+        raised = TaskRaised(task=command.task, attempt=command.attempt, error=error(-1))
+        return raised if is_told(plan.key + calls) else None
+
+    def _tell_heard(self, signal: Signal | None) -> None:
+        """Say what a listener has come to; nobody can, when it has ended the loop that it shares with others."""
+        if signal is not None:
+            self.send(signal)
 
     def end(self) -> None:
         """End all of them."""

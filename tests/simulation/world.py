@@ -84,6 +84,7 @@ class Shell:
                 world.runs,
                 lambda signal: world.carry(self, signal, epoch),
                 RunsAhead(self, epoch),
+                world.auditor.code_ended.add,
             )
         return fleet
 
