@@ -26,6 +26,7 @@ OWN_FILES = "platform/holdfast/storage/own_files.py"
 # With a mode that is given, or in a folder that is closed.
 MADE_ELSEWHERE = {
     ("platform/holdfast/storage/lmdb_environment.py", "lmdb.Environment"),
+    ("actors/holdfast/actors/local_peers.py", "bind"),
     ("actors/holdfast/actors/local_peers.py", "unbound.bind"),
     ("actors/holdfast/actors/local_service.py", "loop.create_unix_server"),
     ("actors/holdfast/actors/local_service.py", "holdfast.actors.local_peers.bind"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pickle
 import socket
@@ -240,8 +241,27 @@ def test_a_name_in_a_folder_with_a_long_path_is_elsewhere(temporary: Path, monke
         made.close()
 
 
+def test_a_name_is_elsewhere_when_the_file_system_knows_no_sockets(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bind = local_peers.bind
+
+    def refuse(unbound: socket.socket, address: str, *, listen: bool = False) -> None:
+        if address.startswith(str(temporary)):
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), address)
+        bind(unbound, address, listen=listen)
+
+    monkeypatch.setattr(local_peers, "bind", refuse)
+    heard = AcknowledgementSocket()
+    assert not heard.address.startswith(str(temporary))
+    Acknowledger().say(heard.address, "mark", accepted=True)
+    assert heard.wait("mark", LONG_S)
+    heard.close()
+
+
 def test_where_there_can_be_no_name_the_actor_is_asked_through_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_peers, "_LONGEST_ADDRESS", 10)
+    local_peers._try.cache_clear()
     made = LocalActor()
     try:
         assert find(made) == ""

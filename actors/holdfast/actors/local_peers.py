@@ -16,6 +16,7 @@ import stat
 import struct
 import time
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from holdfast.storage import own_files
@@ -25,7 +26,7 @@ log = logging.getLogger("holdfast")
 CREDENTIALS = struct.Struct("3i")
 """pid, user, group, as the kernel hands them over."""
 
-_LONGEST_ADDRESS = 107
+_LONGEST_ADDRESS, _LONGEST_NAME = 107, 40
 _UNFINISHED = "."
 _UNFINISHED_FOR_S = 60.0
 
@@ -33,20 +34,42 @@ _UNFINISHED_FOR_S = 60.0
 def new_address() -> str:
     """A name for a socket that nobody has; empty where this user can have no folder for one.
 
-    It is in the folder of temporary files, or in another one when that has too long a path for a socket: callers are
-    given the whole of it. Not in XDG_RUNTIME_DIR, which goes when its user logs out, and processes of Ray stay.
+    It is in the folder of temporary files, or in another one when that has too long a path for a socket, or is where
+    there can be none: callers are given the whole of it. Not in XDG_RUNTIME_DIR, which goes when its user logs out, and
+    processes of Ray stay.
     """
     name = f"{os.getpid()}-{secrets.token_hex(12)}"
     for shared in dict.fromkeys((own_files.temporary_files(), Path("/tmp"), own_files.shared_memory())):
         try:
-            address = str(own_files.own_folder(shared) / name)
+            folder = own_files.own_folder(shared)
+            _try(folder)
         except OSError as error:
-            log.warning("local.no_folder shared=%s error=%s", shared, error)
+            _say_once(shared, str(error))
             continue
-        if len(os.fsencode(address)) <= _LONGEST_ADDRESS:
-            return address
+        return str(folder / name)
     log.warning("local.no_address user=%d: actors on this machine are asked through Ray, which takes longer", _user())
     return ""
+
+
+@lru_cache(maxsize=64)
+def _say_once(shared: Path, error: str) -> None:
+    # Each thread that calls asks for a name.
+    log.warning("local.no_folder shared=%s error=%s", shared, error)
+
+
+@lru_cache(maxsize=16)
+def _try(folder: Path) -> None:
+    """See that a socket can have a name there, once to a folder.
+
+    Raises:
+        OSError: Its path is too long, or the file system knows no sockets.
+    """
+    if len(os.fsencode(folder)) + _LONGEST_NAME > _LONGEST_ADDRESS:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(folder))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as trial:
+        address = str(folder / f"{_UNFINISHED}{secrets.token_hex(8)}")
+        bind(trial, address)
+        os.unlink(address)
 
 
 def bind(unbound: socket.socket, address: str, *, listen: bool = False) -> None:
