@@ -42,6 +42,7 @@ from holdfast.storage import layout, snapshots
 from holdfast.storage import workflow_store as store
 from holdfast.storage.interface import KeyValueStore
 from holdfast.storage.memory import Operation as Write
+from holdfast.storage.record_codec import Blob
 from holdfast.storage.workflow_row import WorkflowRow
 from tests.simulation import world
 from tests.simulation.disk import Fate
@@ -141,6 +142,36 @@ def _accept_stale_epochs(patch: pytest.MonkeyPatch) -> None:
 def _no_dedupe(patch: pytest.MonkeyPatch) -> None:
     honest = store.add_event
     patch.setattr(store, "add_event", lambda txn, seq, stream, value, **_: honest(txn, seq, stream, value))
+
+
+def _no_dedupe_of_large_events(patch: pytest.MonkeyPatch) -> None:
+    honest = store.add_event
+
+    def add_event(txn: Any, seq: int, stream: Any, value: Any, **about: Any) -> int | None:
+        return honest(txn, seq, stream, value, **({} if isinstance(value, Blob) else about))
+
+    patch.setattr(store, "add_event", add_event)
+
+
+def _trust_replaced_processes_that_hold_runs(patch: pytest.MonkeyPatch) -> None:
+    honest = ExecutorCore._check_process
+    patch.setattr(ExecutorCore, "_check_process", lambda core, txn: None if core.held else honest(core, txn))
+
+
+def _cancel_under_any_lease(patch: pytest.MonkeyPatch) -> None:
+    honest = ExecutorCore._cancel
+
+    def cancel(core: ExecutorCore, txn: Any, workflow_id: str) -> Any:
+        with pytest.MonkeyPatch.context() as within:
+            within.setattr(core._runs, "take", lambda txn, seq: core.held.get(seq))
+            return honest(core, txn, workflow_id)
+
+    patch.setattr(ExecutorCore, "_cancel", cancel)
+
+
+def _hear_replies_of_old_leases(patch: pytest.MonkeyPatch) -> None:
+    honest = ExecutorCore._deliver
+    patch.setattr(ExecutorCore, "_deliver", lambda core, txn, one: honest(core, txn, replace(one, epoch=None)))
 
 
 # -- what is loaded ----------------------------------------------------------------------------------------------------
@@ -407,6 +438,10 @@ FAULTS = (
     Fault("the inbox is lost", _lose_inbox),
     Fault("a stale epoch is accepted", _accept_stale_epochs),
     Fault("an event that is sent again is a new one", _no_dedupe),
+    Fault("a large event that is sent again is a new one", _no_dedupe_of_large_events),
+    Fault("a process that was replaced is not refused while it holds runs", _trust_replaced_processes_that_hold_runs),
+    Fault("a workflow is cancelled under a lease that is gone", _cancel_under_any_lease),
+    Fault("a late reply of an old lease is taken", _hear_replies_of_old_leases),
     Fault("a timer fires early", _fire_early),
     Fault("a timer whose message was lost is not told of again", _tell_once),
     Fault("a timer is not written", _not_written(lambda record: isinstance(record, TimerSet))),

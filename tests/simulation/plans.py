@@ -15,6 +15,7 @@ from holdfast.engine.errors import HoldfastError
 from holdfast.engine.graph import Graph, NodeKind, NodeSpec, TaskOptions
 from holdfast.engine.values import Split, Value
 from holdfast.storage.payload import Payload
+from holdfast.storage.record_codec import Blob
 
 Fact: TypeAlias = Any
 """A value as simulated tasks see it: an int, ("ok", fact), ("error", fact), or a `Ready`."""
@@ -157,8 +158,15 @@ def event(stream: tuple[str, str], serial: int) -> Payload:
     return Payload(f"v{serial}:{stream[0]}/{stream[1]}".encode())
 
 
+def large_event(stream: tuple[str, str], serial: int) -> Blob:
+    """The same, large: it is stored elsewhere, under its name."""
+    return Blob(f"v{serial}:{stream[0]}/{stream[1]}", 100_000)
+
+
 def event_name(value: Value) -> str:
     """Which event this is; "due" for a point in time."""
+    if isinstance(value.base, Blob):
+        return value.base.key
     return "due" if value.base is None else bytes(value.base.inband).decode()
 
 
@@ -176,6 +184,8 @@ def _base_fact(base: Any) -> Fact:
     match base:
         case None:
             return 0
+        case Blob():
+            return event_fact(base.key.split(":", 1)[1])
         case Payload():
             text = bytes(base.inband).decode()
             if text[0] == "i":

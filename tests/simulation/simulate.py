@@ -19,12 +19,16 @@ from random import Random
 from tests.simulation.actor_world import ActorWorld, MakeActorWorld
 from tests.simulation.generator import Program, generate
 from tests.simulation.laws import LawBrokenError
+from tests.simulation.schedule_world import ScheduleWorld
+from tests.simulation.source_world import SourceWorld
 from tests.simulation.town import Town
 from tests.simulation.world import World
 
 SEEDS_IN_A_BUNDLE = 100
 SEEDS_FOR_A_TOWN = 20
 SEEDS_FOR_ACTORS = 4
+SEEDS_FOR_SOURCES = 20
+SEEDS_FOR_SCHEDULES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +74,24 @@ def run_actor_seed(seed: int, make: MakeActorWorld = ActorWorld) -> Broken | Non
     return _broken(seed, make(Random(seed)).run)
 
 
+def run_source_seed(seed: int) -> Broken | None:
+    """One schedule of a source of events and those who read it. What it broke, if anything."""
+    return _broken(seed, SourceWorld(Random(seed)).run)
+
+
+def run_schedule_seed(seed: int) -> Broken | None:
+    """Some days of a schedule. What it broke, if anything."""
+    return _broken(seed, ScheduleWorld(Random(seed)).run)
+
+
 def run_any_seed(seed: int) -> Broken | None:
-    """One schedule: of several workflows, or of virtual actors, for every so many seeds, else of one workflow."""
+    """One schedule of the world that comes with a seed: for every so many seeds another one, else of one workflow."""
     if seed % SEEDS_FOR_A_TOWN == SEEDS_FOR_A_TOWN - 1:
         return run_town_seed(seed)
+    if seed % SEEDS_FOR_SOURCES == SEEDS_FOR_SOURCES - 3:
+        return run_source_seed(seed)
+    if seed % SEEDS_FOR_SCHEDULES == SEEDS_FOR_SCHEDULES - 4:
+        return run_schedule_seed(seed)
     return run_actor_seed(seed) if seed % SEEDS_FOR_ACTORS == SEEDS_FOR_ACTORS - 1 else run_seed(seed)
 
 

@@ -33,6 +33,7 @@ from holdfast.engine.errors import StorageFullError
 from holdfast.engine.graph import Graph, NodeKind, NodeSpec
 from holdfast.engine.selectors import Selector
 from holdfast.engine.timers import CLOCK_GRAIN_S
+from holdfast.listeners import kafka_intake
 from holdfast.storage import event_readers, event_store, layout, subscriptions
 from holdfast.storage import workflow_store as store
 from holdfast.storage.event_store import IncomingEvent, PositionMovedError, StoredEvent
@@ -284,7 +285,7 @@ class SourceWorld:
                 key=self.random.choice((*KEYS, None)),
                 value=orjson.dumps({"n": self.random.randint(1, 3), "id": self._count}),
                 time_unix_s=self.clock.now_unix_s,
-                dedupe_id=f"{at}/{len(messages)}",
+                dedupe_id=kafka_intake.dedupe_id("topic", at, len(messages)),
             )
         )
 
@@ -404,7 +405,7 @@ class SourceWorld:
         kept = Counter(event.dedupe_id for event in log)
         self.demand(kept == produced, "each event is kept once", f"{kept - produced} {produced - kept}")
         for at, messages in enumerate(self.broker):
-            order = [event.dedupe_id for event in log if event.dedupe_id.startswith(f"{at}/")]
+            order = [event.dedupe_id for event in log if event.dedupe_id.startswith(f"topic/{at}/")]
             self.demand(order == [m.dedupe_id for m in messages], "order within a partition", str(order))
 
     def _check_readers(self) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from holdfast.engine import reading
-from holdfast.storage import event_claims, event_readers, event_store, subscriptions
+from holdfast.listeners import kafka_intake
+from holdfast.storage import event_claims, event_readers, event_store, layout, subscriptions
 from tests.simulation.source_world import SourceWorld, run_source_seed
 
 SEEDS = 1_000
@@ -103,6 +104,34 @@ def _next_one_counts_as_read(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(event_store, "claims_of", claims_of)
 
 
+def _second_wake_row_is_lost(patch: pytest.MonkeyPatch) -> None:
+    """Of the wake rows of one batch only the first is written: who is told of it does not read the other stream."""
+    honest = event_store.ingest
+
+    class OneWake:
+        def __init__(self, txn: Any) -> None:
+            self._txn, self._first = txn, b""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._txn, name)
+
+        def put(self, key: bytes, value: bytes) -> None:
+            if key.startswith(layout.WAKES):
+                self._first = self._first or key
+                if key != self._first:
+                    return
+            self._txn.put(key, value)
+
+    def ingest(txn: Any, *arguments: Any, **about: Any) -> Any:
+        return honest(OneWake(txn), *arguments, **about)
+
+    patch.setattr(event_store, "ingest", ingest)
+
+
+def _dedupe_without_partition(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(kafka_intake, "dedupe_id", lambda topic_id, partition, offset: f"{topic_id}/{offset}")
+
+
 FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], type[SourceWorld]]] = {
     "positions are written without their events": (lambda patch: None, ForgetfulReader),
     "wakes that were not told are forgotten": (_no_wake_rows, SourceWorld),
@@ -111,6 +140,8 @@ FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], type[SourceWorld]]
     "a stale reader may move positions": (_positions_are_not_compared, SourceWorld),
     "what has started a workflow is not noted": (_start_rows_stay, SourceWorld),
     "the time of a wait is over too early": (_limits_are_short, SourceWorld),
+    "the second wake row of one batch is lost": (_second_wake_row_is_lost, SourceWorld),
+    "a message of Kafka is told apart without its partition": (_dedupe_without_partition, SourceWorld),
     "the newest event is read first": (_only_early_events_are_read, SourceWorld),
     "an event that a workflow waits for expires": (_only_starts_are_promised, SourceWorld),
     "an event that is to start a workflow expires": (_only_waits_are_promised, SourceWorld),

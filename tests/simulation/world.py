@@ -7,6 +7,7 @@ it is done here: carry messages, carry out commands, start anew after a crash.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -14,6 +15,7 @@ from holdfast.actors.direct_submission import submit_directly
 from holdfast.actors.due_rows import DueRows
 from holdfast.actors.executor_core import ExecutorCore
 from holdfast.actors.logging_ahead import finished_task, log_ahead
+from holdfast.actors.names import process_setting
 from holdfast.actors.operations import (
     Batch,
     Cancel,
@@ -28,12 +30,12 @@ from holdfast.actors.operations import (
 )
 from holdfast.actors.task_bundle import May
 from holdfast.engine.commands import AcknowledgeEvent, Command, Complete, StartListener, StartTask, StopTask
-from holdfast.engine.errors import StaleLeaseError, StorageFullError, WorkflowNotFoundError
+from holdfast.engine.errors import ExecutorReplacedError, StaleLeaseError, StorageFullError, WorkflowNotFoundError
 from holdfast.engine.restoring import restore, take_up
 from holdfast.engine.run import Run
 from holdfast.engine.run_image import RunImage
 from holdfast.engine.run_state import RunState
-from holdfast.engine.signals import Signal, TaskReturned
+from holdfast.engine.signals import EventReceived, Signal, TaskReturned
 from holdfast.engine.step import Step
 from holdfast.storage import snapshots
 from holdfast.storage import workflow_store as store
@@ -41,7 +43,7 @@ from tests.simulation.clock import Clock
 from tests.simulation.disk import CrashError, Disk, Fate
 from tests.simulation.generator import START_UNIX_S, Program
 from tests.simulation.laws import Auditor
-from tests.simulation.plans import event
+from tests.simulation.plans import event, large_event
 from tests.simulation.workers import Fleet
 
 WORKFLOW_ID = "simulated"
@@ -53,7 +55,8 @@ class Shell:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.core = ExecutorCore(world.disk, "executor", snapshot_saves=world.snapshot_saves)
+        process = world.new_process()
+        self.core = ExecutorCore(world.disk, "executor", process, snapshot_saves=world.snapshot_saves)
         self.queue: list[tuple[Operation, int]] = []
         self.fleets: dict[int, Fleet] = {}
         self.ran_ahead: dict[tuple[int, int], int] = {}
@@ -96,13 +99,8 @@ class Shell:
         if self.dead or self.paused or not self.queue:
             return
         taken, self.queue = self.queue, []
-        # What a lease that is gone has started reports to nobody.
-        current = {seq: held.epoch for seq, held in self.core.held.items()}
-        operations = [
-            operation
-            for operation, epoch in taken
-            if not isinstance(operation, Deliver) or epoch == current.get(operation.seq)
-        ]
+        # What a lease that is gone has started still reports: the core is to know.
+        operations = [replace(one, epoch=epoch) if isinstance(one, Deliver) else one for one, epoch in taken]
         world = self.world
         try:
             batch = world.perform(self, operations)
@@ -276,6 +274,9 @@ class World:
         self._withheld: list[Post] = []
         self._withholds = withholds
         self._zombies: list[Shell] = []
+        # Where the store knows which process an executor is, one that was replaced is refused whatever it is asked.
+        self._knows_processes = random.random() < 0.5
+        self._processes = 0
         self._answered: list[Operation] = []
         self._alarm_unix_s = 0.0
         self._due_rows = self._new_due_rows()
@@ -291,6 +292,15 @@ class World:
         for held in shell.core.held.values() if shell is self.shell else ():
             self._check_memory(held.run)
         return batch
+
+    def new_process(self) -> tuple[int, int] | None:
+        """The process of a new incarnation, written down as the one that bears the executor's name."""
+        if not self._knows_processes:
+            return None
+        self._processes += 1
+        with self.disk.store.write() as transaction:
+            store.save_setting(transaction, process_setting("executor"), [self._processes, 0])
+        return self._processes, 0
 
     def epoch_of(self, shell: Shell, seq: int) -> int:
         """The epoch under which the commands of a batch are carried out."""
@@ -436,7 +446,8 @@ class World:
     def _send_events(self) -> None:
         for stream, readers in self.program.readers.items():
             for serial in range(readers):
-                about: dict[str, Any] = {"workflow_id": WORKFLOW_ID, "stream": stream, "value": event(stream, serial)}
+                value = large_event(stream, serial) if self.random.random() < 0.5 else event(stream, serial)
+                about: dict[str, Any] = {"workflow_id": WORKFLOW_ID, "stream": stream, "value": value}
                 post = Post(**about, dedupe_id=f"{stream[1]}/{serial}")
                 if self._withholds and serial == readers - 1:
                     self._withheld.append(post)
@@ -526,6 +537,7 @@ class World:
         if self.random.random() < 0.3 and shell.core.held:
             shell.paused = True
             self._zombies.append(shell)
+            self.clock.after(self.random.uniform(0.5, 8), lambda: self._wake_early(shell))
         else:
             shell.dead = True
             # Ray ends what it has started a moment later.
@@ -545,12 +557,45 @@ class World:
             self._due_rows = self._new_due_rows()
         self.set_alarm(self.clock.now_unix_s)
 
+    def _wake_early(self, zombie: Shell) -> None:
+        """One that was replaced goes on while its successor works, and may be asked for something."""
+        held = zombie.core.held.get(self.seq)
+        with self.disk.read() as transaction:
+            replaced = held is not None and store.current_epoch(transaction, self.seq) > held.epoch
+        if zombie not in self._zombies or not replaced or self.auditor.status != "RUNNING":
+            return
+        if self.random.random() < 0.5:
+            self._zombies.remove(zombie)
+            self._wake_zombie(zombie)
+        elif not self._knows_processes:
+            self._cancel_by(zombie)
+
+    def _cancel_by(self, zombie: Shell) -> None:
+        """It is asked to cancel what it held: that counts, and its successor may write no more."""
+        self.cancels = True
+        try:
+            self.perform(zombie, [Cancel(workflow_id=WORKFLOW_ID)])
+        except (CrashError, StorageFullError):
+            return
+        # Whatever it does next it hears of that.
+        self.clock.after(self.random.uniform(0, 5), self.shell_hears_late)
+
+    def shell_hears_late(self) -> None:
+        """The executor looks at the workflow once more."""
+        self.shell.arrive(Deliver(seq=self.seq, signal=EventReceived(stream=("", ""), number=0, value=None)), 0)
+
     def _wake_zombie(self, zombie: Shell) -> None:
         """It goes on where it stopped, with what has been sent to it meanwhile: nothing of it may be written."""
-        operations: list[Operation] = [operation for operation, _ in zombie.queue if isinstance(operation, Deliver)]
+        operations: list[Operation] = [
+            replace(operation, epoch=epoch) for operation, epoch in zombie.queue if isinstance(operation, Deliver)
+        ]
+        if self._knows_processes:
+            operations.append(self.random.choice((Recover(seq=self.seq), Cancel(workflow_id=WORKFLOW_ID))))
         self.auditor.barred = True
         try:
             batch = self.perform(zombie, operations)
+        except ExecutorReplacedError:
+            batch = Batch()
         except (CrashError, StorageFullError):
             return
         finally:
