@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from holdfast.engine.graph import Graph, NodeSpec
 from holdfast.engine.selectors import Selector
 from holdfast.engine.transitions import WorkflowStatus
-from holdfast.storage import event_readers, event_store
+from holdfast.storage import beginnings, event_readers, event_store, subscriptions
 from holdfast.storage import workflow_store as store
 from holdfast.storage.event_store import IncomingEvent, PositionMovedError
+from holdfast.storage.subscriptions import Subscription
 from holdfast.storage.workflow_row import WorkflowRow
 
 SOURCE = "kafka/default/orders"
@@ -253,3 +255,62 @@ def test_a_new_source_begins_with_the_oldest_workflow_that_may_ask_for_it(kv: An
 def _rows(kv: Any) -> set[bytes]:
     with kv.read() as txn:
         return {key for key, _ in txn.scan(b"")}
+
+
+def test_what_was_there_before_it_was_fixed_where_to_begin_is_for_nobody_who_was_accepted_since(kv: Any) -> None:
+    with workflow(kv, "older", submitted_unix_s=4.0):
+        pass
+    with kv.write() as txn:
+        beginnings.ask_for(txn, SOURCE, decoded=True)
+        assert not beginnings.has_begun(txn, SOURCE)
+        event_store.ingest(txn, SOURCE, [], moves={"0": (None, {"offset": 0})}, now_unix_s=5.0)
+        assert beginnings.has_begun(txn, SOURCE)
+        rule = Subscription(
+            name="rule", source=SOURCE, selector="all", graph=Graph(nodes=(NodeSpec(task_id="a"),), sink=0)
+        )
+        subscriptions.subscribe(txn, rule, 6.0)
+    with workflow(kv, "younger", submitted_unix_s=6.0):
+        pass
+    # A producer whose clock is ahead.
+    taken = take_in(kv, event(1000, before_use=True), moves={"0": ({"offset": 0}, {"offset": 1})})
+    assert taken.starts == ()
+    assert pulled(kv, Selector(), "younger") is None
+    assert pulled(kv, Selector(), "older") == "t/0/1000"
+    taken = take_in(kv, event(1), moves={"0": ({"offset": 1}, {"offset": 2})})
+    assert taken.starts == (1,)
+    assert pulled(kv, Selector(), "younger") == "t/0/1"
+
+
+def test_a_source_is_read_since_the_oldest_workflow_that_may_ask_for_it_and_from_now_on_without_one(kv: Any) -> None:
+    with kv.write() as txn:
+        assert beginnings.ask_for(txn, SOURCE, decoded=True)
+        first = event_store.find_source(txn, SOURCE)
+        beginnings.note_late(txn, [SOURCE], 7.0)
+        assert not beginnings.ask_for(txn, SOURCE, decoded=True), "it was waited for in vain"
+        source = event_store.find_source(txn, SOURCE)
+    assert first is not None
+    assert source is not None
+    assert first.since_unix_s is None
+    assert (source.since_unix_s, source.late) == (7.0, True)
+    with workflow(kv, submitted_unix_s=3.0):
+        pass
+    with kv.write() as txn:
+        beginnings.ask_for(txn, "kafka/default/another", decoded=False)
+        another = event_store.find_source(txn, "kafka/default/another")
+    assert another is not None
+    assert (another.since_unix_s, another.late, another.decoded) == (3.0, False, False)
+
+
+def test_one_that_is_not_there_has_begun_and_one_that_has_begun_is_neither_late_nor_absent(kv: Any) -> None:
+    with kv.write() as txn:
+        for name in (SOURCE, "kafka/default/another"):
+            beginnings.ask_for(txn, name, decoded=True)
+        beginnings.note_absent(txn, ["kafka/default/another", "kafka/default/nobody-asked"])
+        assert beginnings.has_begun(txn, "kafka/default/another")
+        event_store.ingest(txn, SOURCE, [], moves={"0": (None, {"offset": 0})}, now_unix_s=5.0)
+        assert not beginnings.ask_for(txn, SOURCE, decoded=True)
+        beginnings.note_absent(txn, [SOURCE])
+        beginnings.note_late(txn, [SOURCE], 7.0)
+        source = event_store.find_source(txn, SOURCE)
+    assert source is not None
+    assert (source.absent, source.late, source.since_unix_s) == (False, False, None)

@@ -17,7 +17,7 @@ from holdfast.listeners.kafka_health import PartitionHealth, TopicHealth
 from holdfast.listeners.kafka_intake import TakenIn
 from holdfast.listeners.kafka_settings import KafkaSettings
 from holdfast.listeners.kafka_source import KafkaSource
-from holdfast.storage import dead_letters, event_store
+from holdfast.storage import beginnings, dead_letters, event_store
 from holdfast.storage.dead_letters import DeadLetter
 from holdfast.storage.event_store import StoredEvent
 from holdfast.storage.lmdb import LmdbStore
@@ -72,6 +72,16 @@ class Reading:
         finally:
             run.cancel()
             await asyncio.wait({run})
+
+    def ask_for(self, topic: str) -> None:
+        """As somebody who is about to be accepted."""
+        with self.kv.write() as txn:
+            beginnings.ask_for(txn, source_name("default", topic), decoded=True)
+
+    def has_begun(self, topic: str) -> bool:
+        """Whether it is fixed where its reading begins."""
+        with self.kv.read() as txn:
+            return beginnings.has_begun(txn, source_name("default", topic))
 
     def events(self, topic: str) -> list[StoredEvent]:
         with self.kv.read() as txn:

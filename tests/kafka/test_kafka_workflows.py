@@ -70,6 +70,59 @@ def start_waiting(wid: str, topic: str, *nodes: Any) -> ray.ObjectRef[Any]:
     return value
 
 
+AN_HOUR_MS = 3_600_000
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def test_what_is_written_right_after_the_acceptance_is_read_whatever_its_time_says(kafka, platform, wid) -> None:
+    topic = kafka.make_topic()
+    kafka.produce(topic, [("k", '"before"')], timestamp_ms=now_ms() + AN_HOUR_MS)
+    value = workflow.run_async(both.bind(wait_for_event(KafkaListener, topic=topic)), workflow_id=wid)
+    kafka.produce(topic, [("k", '"after"')], timestamp_ms=now_ms() - AN_HOUR_MS)
+    (message,) = ray.get(value, timeout=60)
+    assert message.value == "after"
+
+
+def test_a_rule_starts_workflows_from_what_is_written_right_after_it_was_made(kafka, platform, wid) -> None:
+    topic = kafka.make_topic()
+    kafka.produce(topic, [("before", "1")], timestamp_ms=now_ms() + AN_HOUR_MS)
+    workflow.on_event(KafkaListener, topic, start=value_of, workflow_id=wid + "-{key}", name=wid)
+    kafka.produce(topic, [("after", "2")], timestamp_ms=now_ms() - AN_HOUR_MS)
+    until(lambda: f"{wid}-after" in dict(workflow.list_all()))
+    assert workflow.get_output(f"{wid}-after") == 2
+    assert f"{wid}-before" not in dict(workflow.list_all())
+    workflow.delete_event_subscription(wid)
+
+
+@ray.remote(num_cpus=0)
+def name_a_topic_later(topic, gate):
+    until(lambda: Path(gate).exists())
+    return workflow.continuation(both.bind(wait_for_event(KafkaListener, topic=topic)))
+
+
+def test_what_was_written_before_a_workflow_names_its_topic_while_it_runs_is_read(
+    kafka, platform, wid, tmp_path
+) -> None:
+    topic, gate = kafka.make_topic(), tmp_path / "gate"
+    value = workflow.run_async(name_a_topic_later.bind(topic, str(gate)), workflow_id=wid)
+    kafka.produce(topic, [("k", '"early"')])
+    gate.touch()
+    (message,) = ray.get(value, timeout=60)
+    assert message.value == "early"
+
+
+def test_a_connection_that_is_not_there_keeps_nobody_from_being_accepted_and_that_is_said(platform, wid) -> None:
+    node = both.bind(wait_for_event(KafkaListener, topic=wid, cluster="nowhere"))
+    workflow.run_async(node, workflow_id=wid)
+    (source,) = [each for each in workflow.event_sources() if each.name == f"kafka/nowhere/{wid}"]
+    assert source.state == "unconfigured"
+    assert "not reached in time" in source.last_error
+    workflow.cancel(wid)
+
+
 def test_a_message_is_waited_for_by_key(kafka, topic, wid) -> None:
     value = start_waiting(wid, topic, wait_for_event(KafkaListener, topic=topic, key="b"))
     kafka.produce(topic, [("a", "1")])

@@ -100,6 +100,63 @@ def test_what_came_before_the_topic_was_first_asked_for_is_read_from_the_time_as
     play(scenario)
 
 
+def test_a_topic_begins_at_its_end_for_somebody_whom_nobody_is_older_than(
+    kafka: RunningKafka, reading: MakeReading
+) -> None:
+    async def scenario() -> None:
+        topic, at, now = kafka.make_topic(), reading(), time.time()
+        kafka.produce(topic, [("k", '"before"')], partition=0, timestamp_ms=int((now + 3600) * 1000))
+        at.ask_for(topic)
+        async with at.at_work():
+            await at.until_begun(topic)
+            kafka.produce(topic, [("k", '"replayed"')], partition=0, timestamp_ms=int((now - 3600) * 1000))
+            await at.until_events(topic, 1)
+        (event,) = at.events(topic)
+        assert (event.value, event.before_use) == (b'"replayed"', False)
+
+    play(scenario)
+
+
+def test_where_a_server_knows_no_times_all_there_is_is_read_for_somebody_who_may_be_older(
+    kafka: RunningKafka, reading: MakeReading
+) -> None:
+    if not kafka.missing:
+        pytest.skip("a real server knows the times of its messages")
+
+    async def scenario() -> None:
+        topic, at, now = kafka.make_topic(), reading(), time.time()
+        kafka.produce(topic, [("k", '"early"')], partition=0)
+        at.want(topic, since_unix_s=now - 10)
+        async with at.at_work():
+            await at.until_events(topic, 1)
+            kafka.produce(topic, [("k", '"late"')], partition=0)
+            await at.until_events(topic, 2)
+        events = [(event.value, event.before_use) for event in at.events(topic)]
+        assert events == [(b'"early"', True), (b'"late"', False)]
+
+    play(scenario)
+
+
+def test_of_a_topic_that_was_not_there_everything_is_new_whatever_its_times_say(
+    kafka: RunningKafka, reading: MakeReading
+) -> None:
+    assert kafka.broker, "topics of librdkafka's broker make themselves"
+
+    async def scenario() -> None:
+        at, topic = reading(), f"later-{time.time_ns()}"
+        at.ask_for(topic)
+        async with at.at_work():
+            await until(lambda: at.has_begun(topic))
+            assert at.offset(topic) is None
+            kafka.make_topic(name=topic)
+            kafka.produce(topic, [("k", '"replayed"')], timestamp_ms=int((time.time() - 3600) * 1000))
+            await at.until_events(topic, 1)
+        (event,) = at.events(topic)
+        assert not event.before_use
+
+    play(scenario)
+
+
 def test_a_topic_that_is_made_later_is_read_from_its_beginning(kafka: RunningKafka, reading: MakeReading) -> None:
     assert kafka.broker, "topics of librdkafka's broker make themselves"
 

@@ -71,12 +71,14 @@ class Platform:
         config: Its configuration.
         address: Where the storage folder is.
         executors: Names of the executors.
+        begun: Outside sources of which this process knows that it is fixed where their reading begins.
     """
 
     management: Any
     config: PlatformConfig
     address: StorageAddress
     executors: tuple[str, ...]
+    begun: set[str] = field(default_factory=set)
     _handles: dict[str, Any] = field(default_factory=dict)
     _near: bool = False
     _direct: DirectSubmission | None = None

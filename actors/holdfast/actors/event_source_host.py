@@ -28,7 +28,7 @@ from holdfast.listeners.kafka_health import KafkaHealth
 from holdfast.listeners.kafka_intake import TakenIn
 from holdfast.listeners.kafka_settings import load_connections
 from holdfast.listeners.kafka_source import KafkaSource
-from holdfast.storage import event_store
+from holdfast.storage import beginnings, event_store
 from holdfast.storage import workflow_store as store
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.platform_lock import PlatformLock
@@ -36,6 +36,7 @@ from holdfast.storage.platform_lock import PlatformLock
 log = logging.getLogger("holdfast")
 
 _LOOK_AFTER_EVERY_S = 1.0
+_LOOK_WHETHER_BEGUN_S = 0.05
 _EXPIRE_AT_ONCE = 1000
 _LONGEST_BACKLOG = 2000
 
@@ -103,6 +104,17 @@ class EventSourceHost:
         """Somebody may wait for another topic."""
         if self._source is not None:
             self._source.look_again()
+
+    async def begin(self, sources: Sequence[str]) -> None:
+        """Fix where the reading of these begins. Returns when that is done."""
+        while not await asyncio.to_thread(self._have_begun, sources):
+            if self._source is not None:
+                self._source.look_again()
+            await asyncio.sleep(_LOOK_WHETHER_BEGUN_S)
+
+    def _have_begun(self, sources: Sequence[str]) -> bool:
+        with self._folder.kv.read() as txn:
+            return all(beginnings.has_begun(txn, name) for name in sources)
 
     async def reconnect(self) -> None:
         """The settings of the connection have changed."""

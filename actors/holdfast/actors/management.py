@@ -444,6 +444,11 @@ class ManagementActor:
         log.info("source wanted name=%s", source)
         await self._sources.note(source)
 
+    async def begin_sources(self, sources: Mapping[str, bool], within_s: float) -> list[str]:
+        """Fix where the reading of sources begins; those for which it could not be had in time."""
+        await self._opened.wait()
+        return await self._sources.begin(sources, within_s)
+
     async def connect_kafka(self, given: Mapping[str, KafkaSettings], default: KafkaSettings | None) -> None:
         """Use these connections from now on; `default` is what an environment says."""
         await self._opened.wait()

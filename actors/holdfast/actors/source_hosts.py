@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from holdfast.engine.errors import DeadLetterNotFoundError, DeadLetterNotReplaya
 from holdfast.listeners.kafka import KIND, split_source
 from holdfast.listeners.kafka_health import KafkaHealth, TopicHealth
 from holdfast.listeners.kafka_settings import KafkaSettings, load_connections, store_connections
-from holdfast.storage import dead_letters, event_store, subscriptions
+from holdfast.storage import beginnings, dead_letters, event_store, subscriptions
 from holdfast.storage import workflow_store as store
 from holdfast.storage.dead_letters import DeadLetter
 from holdfast.storage.event_store import Source
@@ -118,6 +118,41 @@ class SourceHosts:
             host = self._hosts.get(split_source(source)[0])
             if host is not None:
                 await _told(host.look_again.remote())
+
+    async def begin(self, sources: Mapping[str, bool], within_s: float) -> list[str]:
+        """Fix where the reading of sources begins, for somebody who is about to be accepted.
+
+        Args:
+            sources: By name: whether it is read decoded.
+            within_s: How long to try.
+
+        Returns:
+            Those for which it could not be had in time: whoever asked is accepted all the same.
+        """
+        asked = {name: decoded for name, decoded in sources.items() if name.startswith(f"{KIND}/")}
+        fresh = await asyncio.to_thread(self._ask_for, asked)
+        self.look()
+        by_connection: dict[str, list[str]] = {}
+        for name in fresh:
+            by_connection.setdefault(split_source(name)[0], []).append(name)
+        hosts = [(self._hosts.get(connection), wanted) for connection, wanted in by_connection.items()]
+        # Without a connection of that name there is nobody to be waited for.
+        waits = [_told_in_time(host.begin, wanted, within_s) for host, wanted in hosts if host is not None]
+        await asyncio.gather(*waits)
+        return await asyncio.to_thread(self._late, list(asked))
+
+    def _ask_for(self, sources: Mapping[str, bool]) -> list[str]:
+        """Those of which nobody knows yet whether they answer: each is waited for once."""
+        with self._kv.write() as txn:
+            return [name for name, decoded in sources.items() if beginnings.ask_for(txn, name, decoded=decoded)]
+
+    def _late(self, sources: Sequence[str]) -> list[str]:
+        with self._kv.read() as txn:
+            late = [name for name in sources if not beginnings.has_begun(txn, name)]
+        if late:
+            with self._kv.write() as txn:
+                beginnings.note_late(txn, late, time.time())
+        return late
 
     async def keep(self) -> None:
         """Look again and again: whoever was to tell may have died."""
@@ -299,6 +334,14 @@ class SourceHosts:
                 event_store.put_back(txn, source, number, letter.event, time.time())
             subscriptions.start_again(txn, rule.number, source.number, number)
         return rule.number
+
+
+async def _told_in_time(ask: Any, sources: Sequence[str], within_s: float) -> None:
+    """Wait for an answer, and no longer than that: whoever asked looks for himself what has been done."""
+    try:
+        await asyncio.wait_for(ask.remote(sources), within_s)
+    except (RayError, asyncio.TimeoutError) as error:
+        log.warning("where reading begins is not fixed in time sources=%s error=%r", list(sources), error)
 
 
 async def _told(call: Any) -> None:

@@ -30,7 +30,7 @@ from holdfast.listeners.kafka_damage import Damage, find_damage, is_of_a_record
 from holdfast.listeners.kafka_health import PartitionHealth, Rate, TopicHealth
 from holdfast.listeners.kafka_intake import Addressing, Batch, Position, TakenIn
 from holdfast.listeners.kafka_settings import KafkaSettings
-from holdfast.storage import event_store
+from holdfast.storage import beginnings, event_store
 from holdfast.storage.event_store import Source
 from holdfast.storage.interface import KeyValueStore
 
@@ -211,6 +211,7 @@ class KafkaSession:
         names = {split_source(source.name)[1]: source for source in sources}
         found, problems = await self._cluster.topics(names)
         self._topics = {name: self._topics.get(name) or _Topic(source) for name, source in names.items()}
+        await self._note_absent([s for name, s in names.items() if name not in found and name not in problems])
         for name, topic in self._topics.items():
             topic.source, topic.state = names[name], found.get(name)
             topic.problem = problems.get(name, "" if topic.state else "there is no such topic")
@@ -242,6 +243,16 @@ class KafkaSession:
                     event_store.set_retention(txn, source.name, age_s=age_s, nbytes=nbytes)
         return sources
 
+    async def _note_absent(self, sources: list[Source]) -> None:
+        new = [source.name for source in sources if not source.absent]
+
+        def note() -> None:
+            with self._kv.write() as txn:
+                beginnings.note_absent(txn, new)
+
+        if new:
+            await asyncio.to_thread(note)
+
     async def _place(self, name: str, state: TopicState, topic: _Topic) -> dict[int, Position]:
         """Where to read each partition: as stored, or where to begin."""
         source = topic.source
@@ -270,17 +281,40 @@ class KafkaSession:
         return {partition: at for partition, at in {**stored, **begun}.items() if partition in state.leaders}
 
     async def _begin(self, name: str, state: TopicState, source: Source) -> dict[int, Position]:
-        """Where to begin a topic that was never read: with what is as young as the first who asked for it."""
-        # In this order: what comes between the two questions is not taken for older than it is.
-        ends = await self._cluster.offsets(name, state, dict.fromkeys(state.leaders, LATEST))
-        since_ms = max(0, int(source.since_unix_s * 1000))
-        first = await self._cluster.offsets(name, state, dict.fromkeys(state.leaders, since_ms))
-        begun = {}
-        for partition in state.leaders:
-            end = ends[partition] or 0
-            at = first[partition]
-            begun[partition] = Position(topic_id=state.topic_id, offset=end if at is None else at, before_use=end)
-        return begun
+        """Where to begin a topic that was never read: at its end, or with what is as young as who may ask for it.
+
+        One that was asked for when it was not there begins at its beginning.
+        """
+        if source.absent:
+            return {partition: Position(topic_id=state.topic_id, offset=0) for partition in state.leaders}
+        # First of all: what comes between this question and the others is not taken for older than it is.
+        ends = {at: end or 0 for at, end in (await self._offsets(name, state, LATEST)).items()}
+        first = dict(ends)
+        if source.since_unix_s is not None:
+            young = await self._offsets(name, state, max(0, int(source.since_unix_s * 1000)))
+            if any(at is None for at in young.values()):
+                young = await self._told_from_unknown(name, state, young, ends)
+            first |= {partition: at for partition, at in young.items() if at is not None}
+        return {
+            partition: Position(topic_id=state.topic_id, offset=first[partition], before_use=ends[partition])
+            for partition in state.leaders
+        }
+
+    async def _told_from_unknown(
+        self, name: str, state: TopicState, young: Mapping[int, int | None], ends: Mapping[int, int]
+    ) -> dict[int, int | None]:
+        """Offsets by time, where "none is that young" may mean that a server knows no times: then of all there is."""
+        earliest = await self._offsets(name, state, EARLIEST)
+        of_any_time = await self._offsets(name, state, 0)
+        found = dict(young)
+        for partition, at in earliest.items():
+            if young[partition] is None and of_any_time[partition] is None and (at or 0) < ends[partition]:
+                found[partition] = at or 0
+        return found
+
+    async def _offsets(self, name: str, state: TopicState, when: int) -> dict[int, int | None]:
+        found: dict[int, int | None] = await self._cluster.offsets(name, state, dict.fromkeys(state.leaders, when))
+        return found
 
     def _assign(self) -> None:
         """Have the consumer read what is stored as next, of all partitions; what it had fetched is dropped."""

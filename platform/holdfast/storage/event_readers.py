@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import orjson
 
 from holdfast.engine.selectors import Selector, parse_selector
-from holdfast.engine.transitions import WorkflowStatus
 from holdfast.storage import layout
+from holdfast.storage.beginnings import oldest_unix_s
 from holdfast.storage.event_store import (
     Source,
     StoredEvent,
@@ -26,7 +26,7 @@ from holdfast.storage.event_store import (
 )
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
 from holdfast.storage.workflow_row import WorkflowRow
-from holdfast.storage.workflow_store import list_by_ids, list_seqs
+from holdfast.storage.workflow_store import list_by_ids
 
 Stream = tuple[str, str]
 
@@ -53,7 +53,7 @@ def pull(txn: WriteTransaction, row: WorkflowRow, stream: Stream) -> tuple[Store
     found: StoredEvent | None = None
     for event in _candidates(txn, source, selector, known):
         seen = event.number
-        if _selects(selector, event, row):
+        if _selects(selector, event, row, source):
             found = event
             break
     if found is None:
@@ -148,18 +148,17 @@ def _candidates(txn: ReadTransaction, source: Source, selector: Selector, after:
     return events_after(txn, source.number, after)
 
 
-def _selects(selector: Selector, event: StoredEvent, row: WorkflowRow) -> bool:
-    if event.before_use and event.time_unix_s < row.submitted_unix_s:
-        # The number says that it came later, but it had been there before the workflow.
-        return False
+def _selects(selector: Selector, event: StoredEvent, row: WorkflowRow, source: Source) -> bool:
+    if event.before_use:
+        # The number says that it came later, but it had been there before the source was first used.
+        younger = source.begun_seq is not None and row.seq > source.begun_seq
+        if younger or event.time_unix_s < row.submitted_unix_s:
+            return False
     fields = event.fields() if selector.where is not None else None
     return selector.matches(event.key, fields, undecodable=event.undecodable)
 
 
 def _wanted_since(txn: ReadTransaction, row: WorkflowRow) -> float:
     """From when on events of a new source are wanted: since the oldest workflow that may still ask for them."""
-    since = row.submitted_unix_s
-    for status in (WorkflowStatus.RUNNING, WorkflowStatus.PENDING, WorkflowStatus.RESUMABLE):
-        for oldest in list_by_ids(txn, list_seqs(txn, status, limit=1)):
-            since = min(since, oldest.submitted_unix_s)
-    return since
+    oldest = oldest_unix_s(txn)
+    return row.submitted_unix_s if oldest is None else min(oldest, row.submitted_unix_s)

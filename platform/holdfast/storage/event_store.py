@@ -85,18 +85,23 @@ class Source:
 
     Attributes:
         number, name: Which.
-        since_unix_s: Where to begin to read it when it was never read.
+        since_unix_s: When the oldest workflow was submitted that may ask for it, as it was when it was asked for first:
+            where to begin to read it. None: nobody is older than whoever asked, so with what comes from then on.
         accepted, repeated: Events taken in so far; those that had been taken in before.
         kept, kept_bytes: Events in the log now.
         expired, expired_bytes: Events that were removed by age or for want of room.
         last_event_unix_s: Time of the event taken in last; None for none.
         retention_s, retention_bytes: How long, and how much of, its events are kept; None for no limit.
         decoded: Whether somebody reads its values decoded: what cannot be decoded is then a dead letter.
+        begun_seq: Number of the workflow that was submitted last when it was fixed where to begin; None before that.
+            For those submitted since, nothing of it is new that was there before.
+        absent: It was asked for when it was not there: all of it is new.
+        late: Somebody was accepted before it was fixed where to begin.
     """
 
     number: int
     name: str
-    since_unix_s: float
+    since_unix_s: float | None
     accepted: int = 0
     repeated: int = 0
     kept: int = 0
@@ -107,6 +112,9 @@ class Source:
     retention_s: float | None = DEFAULT_RETENTION_S
     retention_bytes: int | None = DEFAULT_RETENTION_BYTES
     decoded: bool = False
+    begun_seq: int | None = None
+    absent: bool = False
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,13 +148,16 @@ def list_sources(txn: ReadTransaction, prefix: str = "") -> list[Source]:
     return [source for source in found if source.name.startswith(prefix)]
 
 
-def need_source(txn: WriteTransaction, name: str, since_unix_s: float, *, decoded: bool = True) -> tuple[Source, bool]:
+def need_source(
+    txn: WriteTransaction, name: str, since_unix_s: float | None, *, decoded: bool = True
+) -> tuple[Source, bool]:
     """The source of a name, made when it is not there.
 
     Args:
         txn: The transaction.
         name: `kind/connection/name`.
-        since_unix_s: From when on its events are wanted, if this is the first time that it is asked for.
+        since_unix_s: From when on its events are wanted, if this is the first time that it is asked for; None for
+            from now on.
         decoded: Whether whoever asks reads decoded values.
 
     Returns:
@@ -156,11 +167,11 @@ def need_source(txn: WriteTransaction, name: str, since_unix_s: float, *, decode
     if source is not None:
         if decoded and not source.decoded:
             source = replace(source, decoded=True)
-            _save_source(txn, source)
+            save_source(txn, source)
         return source, False
     source = Source(number=count_up(txn, "source"), name=name, since_unix_s=since_unix_s, decoded=decoded)
     txn.put(layout.source_name(name), layout.pack(source.number))
-    _save_source(txn, source)
+    save_source(txn, source)
     return source, True
 
 
@@ -175,7 +186,7 @@ def set_retention(txn: WriteTransaction, name: str, *, age_s: float | None, nbyt
     """
     source = find_source(txn, name)
     if source is not None and (source.retention_s, source.retention_bytes) != (age_s, nbytes):
-        _save_source(txn, replace(source, retention_s=age_s, retention_bytes=nbytes))
+        save_source(txn, replace(source, retention_s=age_s, retention_bytes=nbytes))
 
 
 def _get_source(txn: ReadTransaction, number: int) -> Source | None:
@@ -190,7 +201,8 @@ def _decode_source(number: int, raw: bytes) -> Source:
     return Source(number=number, **orjson.loads(raw))
 
 
-def _save_source(txn: WriteTransaction, source: Source) -> None:
+def save_source(txn: WriteTransaction, source: Source) -> None:
+    """Write what is known of a source."""
     txn.put(layout.source(source.number), orjson.dumps({name: getattr(source, name) for name in _SOURCE_FIELDS}))
 
 
@@ -235,6 +247,10 @@ def ingest(
     source = find_source(txn, name)
     if source is None:
         raise ValueError(f"nobody has asked for the source {name!r}: make it with need_source first")
+    if moves and next(txn.scan(layout.position(source.number)), None) is None:
+        newest = txn.get(layout.counter("seq"))
+        source = replace(source, begun_seq=0 if newest is None else layout.unpack(newest))
+        save_source(txn, source)
     for partition, (known, new) in moves.items():
         key = layout.position(source.number, partition)
         raw = txn.get(key)
@@ -289,7 +305,8 @@ class _Intake:
                 self._txn.put(layout.wake(seq, source, text), raw)
                 self._wakes[seq] = None
             for key, made in self._txn.scan(layout.subscribers(source, text)):
-                if event.before_use and event.time_unix_s < orjson.loads(made):
+                created = orjson.loads(made)
+                if event.before_use and (created is None or event.time_unix_s < created):
                     # It was there before the rule.
                     continue
                 subscription = layout.last_part(key)
@@ -301,7 +318,7 @@ class _Intake:
         source = self._source
         if self._accepted or self._repeated:
             self._txn.put(layout.counter(_NUMBERS), layout.pack(self._number))
-            _save_source(
+            save_source(
                 self._txn,
                 replace(
                     source,
@@ -404,7 +421,7 @@ def put_back(txn: WriteTransaction, source: Source, number: int, event: Incoming
     txn.put(layout.source_event(source.number, number), raw)
     if event.key is not None:
         txn.put(layout.source_event_by_key(source.number, event.key, number), b"")
-    _save_source(txn, replace(source, kept=source.kept + 1, kept_bytes=source.kept_bytes + len(raw)))
+    save_source(txn, replace(source, kept=source.kept + 1, kept_bytes=source.kept_bytes + len(raw)))
 
 
 # -- retention ---------------------------------------------------------------------------------------------------------
@@ -448,7 +465,7 @@ def expire(txn: WriteTransaction, name: str, now_unix_s: float, *, limit: int = 
             txn.delete(layout.source_event_by_key(source.number, event.key, event.number))
         removed, nbytes = removed + 1, nbytes + event.nbytes
     if removed:
-        _save_source(
+        save_source(
             txn,
             replace(
                 source,

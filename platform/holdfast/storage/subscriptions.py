@@ -20,6 +20,7 @@ from holdfast.engine.selectors import parse_selector
 from holdfast.storage import layout, start_rows
 from holdfast.storage.actor_codec import read_spec, spec_entry
 from holdfast.storage.actor_row import ActorSpec
+from holdfast.storage.beginnings import has_begun
 from holdfast.storage.event_store import StoredEvent, find_source, get_event, last_number, need_source
 from holdfast.storage.interface import ReadTransaction, WriteTransaction
 from holdfast.storage.record_codec import UNREADABLE, Frame, decode_graphs, encode_graph, open_frame
@@ -119,7 +120,9 @@ def subscribe(txn: WriteTransaction, subscription: Subscription, now_unix_s: flo
         names = orjson.dumps(sorted(selector.where))
         txn.put(layout.field_set(source.number, names.decode()), names)
     txn.put(layout.subscription_name(kept.name), layout.pack(kept.number))
-    txn.put(layout.subscribers(source.number, kept.selector, kept.number), orjson.dumps(kept.created_unix_s))
+    # Where to begin is fixed, so what was there before that is older, whatever its times say.
+    older_than = None if has_begun(txn, subscription.source) else kept.created_unix_s
+    txn.put(layout.subscribers(source.number, kept.selector, kept.number), orjson.dumps(older_than))
     _save(txn, kept)
     return kept, new
 

@@ -30,7 +30,7 @@ from holdfast.engine.graph import Graph, NodeSpec
 from holdfast.listeners.interface import EventListener, conversion_of
 from holdfast.storage.strict_json import check_metadata
 from holdfast.workflow.api import accepted, ask, check_workflow_id, with_platform
-from holdfast.workflow.event_streams import id_template, stream_of
+from holdfast.workflow.event_streams import begin_to_read, id_template, stream_of
 from holdfast.workflow.platform import get_platform
 from holdfast.workflow.virtual_actors import VirtualActorClass, class_request
 
@@ -156,6 +156,7 @@ def subscribe(virtual_class: Any) -> list[str]:
     made_of = class_request(definition)
     if made_of.hosting:
         with_platform(lambda platform: client.keep_hosts(platform, made_of.hosting))
+    begin_to_read(get_platform(), [(rule.source, rule.selector) for _, _, rule in rules])
     environment = capture_environment()
     for name, called, rule in rules:
         options = resolve(rule.options, rule.ray_options, step_api=True).options

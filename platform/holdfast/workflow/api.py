@@ -37,6 +37,7 @@ from holdfast.engine.transitions import WorkflowStatus
 from holdfast.listeners.http import SOURCE
 from holdfast.storage.strict_json import check_metadata
 from holdfast.workflow import actor_administration
+from holdfast.workflow.event_streams import begin_to_read
 from holdfast.workflow.metadata import task_metadata, workflow_metadata
 from holdfast.workflow.platform import get_platform
 
@@ -521,6 +522,7 @@ def submit_request(
             f"the graph holds a task of workflow {sorted(draft.workflow_ids)[0]!r}: "
             "a remaining task of workflow.wait can be used in its own workflow only"
         )
+    begin_to_read(get_platform(), (node.stream for node in draft.graph.nodes))
     return SubmitRequest(
         workflow_id=checked_id,
         nonce=request_nonce(f"workflow {checked_id}"),

@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
 from typing import Any
 
-from holdfast.engine.selectors import is_outside
+import ray
+
+from holdfast.actors.client import Platform
+from holdfast.engine.selectors import is_outside, parse_selector
 from holdfast.listeners.interface import EventListener, Stream
 
-__all__ = ["id_template", "stream_of"]
+__all__ = ["begin_to_read", "id_template", "stream_of"]
+
+BEGUN_WITHIN_S = 10.0
+"""How long whoever asks for a source first waits until it is fixed where its reading begins, in seconds."""
+
+
+def begin_to_read(platform: Platform, streams: Iterable[tuple[str, str] | None]) -> None:
+    """Fix where the reading of these streams begins, before whoever asks for them is told that it is accepted.
+
+    Args:
+        platform: Asked for those sources that this process has not asked it for.
+        streams: Those that are events of one workflow, and None, are left out.
+    """
+    wanted: dict[str, bool] = {}
+    for source, text in filter(None, streams):
+        if is_outside(source) and source not in platform.begun:
+            wanted[source] = wanted.get(source, False) or not parse_selector(text).raw
+    if wanted:
+        late = ray.get(platform.management.begin_sources.remote(wanted, BEGUN_WITHIN_S))
+        # Of the others nothing can be missed any more, whoever asks.
+        platform.begun.update(wanted.keys() - set(late))
 
 
 def stream_of(listener_class: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str]:

@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 _PAGE = 500
+_LATE = (
+    "it was not reached in time when it was asked for first: reading begins by the times of its messages, and older "
+    "ones that came in between are passed by"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +176,11 @@ def _shown(report: SourceReport) -> EventSource:
     source, connection, topic = report.source, report.connection, report.topic
     lags = [partition.lag for partition in topic.partitions if not partition.stopped] if topic is not None else []
     known = [lag for lag in lags if lag is not None]
-    errors = (topic.last_error if topic is not None else "", connection.last_error if connection is not None else "")
+    errors = (
+        topic.last_error if topic is not None else "",
+        connection.last_error if connection is not None else "",
+        _LATE if source.late else "",
+    )
     if not report.configured:
         state = "unconfigured"
     elif connection is None or topic is None or not (connection.connected or topic.state != "reading"):

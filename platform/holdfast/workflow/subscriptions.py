@@ -23,7 +23,7 @@ from holdfast.listeners.interface import EventListener, conversion_of
 from holdfast.storage.strict_json import check_metadata
 from holdfast.workflow.actor_events import Hearing, hearing
 from holdfast.workflow.api import accepted, ask, check_workflow_id
-from holdfast.workflow.event_streams import id_template, stream_of
+from holdfast.workflow.event_streams import begin_to_read, id_template, stream_of
 from holdfast.workflow.platform import get_platform
 
 __all__ = ["EventSubscription", "delete_event_subscription", "list_event_subscriptions", "on_event"]
@@ -161,6 +161,7 @@ def on_event(
         user_metadata=user_metadata,
         environment=capture_environment(),
     )
+    begin_to_read(get_platform(), [(source, selector)])
     accepted(ask(rule, "subscribe", request))
     return rule
 
