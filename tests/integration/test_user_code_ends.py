@@ -15,6 +15,7 @@ import pytest
 import ray
 
 from holdfast import workflow
+from holdfast.engine.errors import TaskTimeoutError
 from holdfast.engine.virtual_actor_errors import VirtualActorStateError
 from tests.integration.endings import KINDS, NAMES, TEXT, Panic, end, tells, told_by
 from tests.integration.migrating import guest_of
@@ -230,6 +231,12 @@ class Guest:
         await asyncio.sleep(0)
         end(kind)
 
+    async def stay_until_cancelled(self) -> None:
+        try:
+            await asyncio.sleep(600)
+        finally:
+            sys.exit(TEXT)
+
     async def leave_beside(self, kind: str) -> None:
         async def leave() -> None:
             end(kind)
@@ -322,6 +329,13 @@ def test_a_method_fails_and_its_actor_and_the_others_go_on(place: str, kind: str
     assert got(guest.add.run_async()) == 1
     assert got(guest.add_async.run_async()) == 2
     assert got(beside.add_async.run_async()) > 0
+
+
+def test_a_method_that_runs_over_its_time_has_done_that_whatever_it_makes_of_it() -> None:
+    guest = Guest.get_or_create("over its time")
+    failed = failure_of(lambda: got(guest.stay_until_cancelled.options(timeout_s=0.3).run_async()))
+    assert isinstance(failed, TaskTimeoutError)
+    assert got(guest.add_async.run_async()) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -471,6 +485,15 @@ class File(workflow.EventListener):
         return "came"
 
 
+class EndsWhenCancelled(workflow.EventListener):
+    async def poll_for_event(self, path):
+        mark(path)
+        try:
+            await asyncio.sleep(600)
+        finally:
+            sys.exit(TEXT)
+
+
 def made_to_end(kind: str) -> type[workflow.EventListener]:
     return type("EndsAtOnceNow", (EndsAtOnce,), {"kind": kind})
 
@@ -501,3 +524,15 @@ def test_a_listener_fails_and_the_others_wait_on(place: str, wid: str, tmp_path:
     assert got(innocent) == "came"
     later = workflow.run_async(workflow.wait_for_event(File, str(tmp_path / "event")), workflow_id=f"{wid}-later")
     assert got(later) == "came"
+
+
+def test_a_listener_that_is_cancelled_is_that_whatever_it_makes_of_it(wid: str, tmp_path: Path) -> None:
+    waiting = workflow.wait_for_event(EndsWhenCancelled, str(tmp_path / "began"))
+    cancelled = workflow.run_async(waiting, workflow_id=wid)
+    innocent = workflow.run_async(workflow.wait_for_event(File, str(tmp_path / "event")), workflow_id=f"{wid}-innocent")
+    wait_for_file(tmp_path / "began")
+    workflow.cancel(wid)
+    assert isinstance(failure_of(lambda: got(cancelled)), workflow.WorkflowCancellationError)
+    assert workflow.get_status(wid) == workflow.CANCELED
+    (tmp_path / "event").touch()
+    assert got(innocent) == "came"
