@@ -40,6 +40,7 @@ from holdfast.storage import actor_store, schedule_store, subscriptions
 from holdfast.storage import workflow_store as store
 from holdfast.storage.actor_row import ActorDescription, ActorView, Reminder
 from holdfast.storage.answered import forget_answers
+from holdfast.storage.code_garbage import collect_code
 from holdfast.storage.dead_letters import DeadLetter
 from holdfast.storage.folder import StorageFolder
 from holdfast.storage.garbage import collect_garbage
@@ -217,6 +218,10 @@ class ManagementActor:
     async def _collect_garbage(self, before_unix_s: float) -> None:
         assert self._folder is not None
         removed = await asyncio.to_thread(collect_garbage, self._folder, before_unix_s)
+        try:
+            removed += await asyncio.to_thread(collect_code, self._folder, before_unix_s)
+        except StorageError as error:
+            log.warning("no code was collected error=%s", error)
         if removed:
             log.info("garbage collected removed=%d", removed)
 
