@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -37,9 +38,14 @@ class Attempt:
         """Whether nobody waits for it any more."""
         return self._left
 
-    def go_on(self, coroutine: Any) -> None:
-        """Go on as a coroutine, on the event loop of the class."""
-        self._room.start(coroutine, self)
+    def go_on(self, coroutine: Any, done: Callable[[], None]) -> None:
+        """Go on as a coroutine, on the event loop of the class.
+
+        Args:
+            coroutine: What is left to do.
+            done: Called when that has ended, also when it was cancelled before it began.
+        """
+        self._room.start(coroutine, self, done)
 
     def leave(self) -> None:
         """Nobody waits for it any more: what is `async` is cancelled; a thread goes on, and what it does is lost."""
@@ -62,14 +68,20 @@ class Room:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def start(self, coroutine: Any, attempt: Attempt) -> None:
-        """Run a coroutine on the loop of the class."""
+    def start(self, coroutine: Any, attempt: Attempt, done: Callable[[], None]) -> None:
+        """Run a coroutine on the loop of the class; see `Attempt.go_on`."""
+
+        def ended(_: Any = None) -> None:
+            self.over(attempt)
+            done()
 
         def begin() -> None:
             if attempt._left:
                 coroutine.close()
+                ended()
             else:
                 attempt._task = loop.create_task(coroutine)
+                attempt._task.add_done_callback(ended)
 
         with self._lock:
             if self._loop is None or self._thread is None or not self._thread.is_alive():

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -123,20 +124,23 @@ class Runner:
         # While it waits for others by our own calls it runs nothing.
         rest = partial(self._slots.rest, slot, key)
         work = replace(work, context=replace(work.context, rest=rest, is_left=lambda: attempt.is_left))
+        # A coroutine that is cancelled before it begins gives it back, too.
+        place = ExitStack()
+        place.callback(self._slots.give_back, slot)
         asynchronous = False
         try:
             with user_code, running_call(work.context):
                 instance, result = self._call(work)
                 if inspect.iscoroutine(result):
                     asynchronous = True
-                    attempt.go_on(self._awaited(work, attempt, finish, instance, result, started, slot))
+                    attempt.go_on(self._awaited(work, attempt, finish, instance, result, started, place), place.close)
                     return
                 ended = finish(work, attempt, instance, result, started)
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything, and it is theirs to see
             ended = self._raised(work, error, started)
         finally:
             if not asynchronous:
-                self._slots.give_back(slot)
+                place.close()
         self._say(attempt, ended)
 
     async def _awaited(
@@ -147,7 +151,7 @@ class Runner:
         instance: Any,
         coroutine: Any,
         started: float,
-        slot: int,
+        place: ExitStack,
     ) -> None:
         try:
             with user_code, running_call(work.context):
@@ -156,7 +160,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - as above; of one that we cancelled nobody is told
             ended = self._raised(work, error, started)
         finally:
-            self._slots.give_back(slot)
+            place.close()
         self._say(attempt, ended)
 
     @staticmethod
