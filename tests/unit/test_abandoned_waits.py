@@ -14,7 +14,9 @@ from holdfast.engine.graph import Graph
 from holdfast.engine.records import EventGivenBack, Record, TaskFinished, TimerSet
 from holdfast.engine.run import Run
 from holdfast.engine.signals import EventPolled, Subscribed, TimerDue
-from holdfast.engine.values import Split
+from holdfast.engine.values import Split, Taken, Value
+from holdfast.storage.payload import Payload
+from holdfast.storage.record_codec import Frame, open_frame, read_value, value_entry
 from tests.unit.run_driver import STREAM, Driver, Naming, call, event, graph, image_of, sleep, wait
 
 OTHER = ("http", "other")
@@ -376,6 +378,20 @@ def test_what_a_result_of_an_earlier_version_may_name_is_in_use() -> None:
     driver.go_on()
     driver.send("yes")
     assert driver.finish() == [(["yes"], [])]
+
+
+def test_rows_say_what_values_name_and_which_event_they_are() -> None:
+    split = Split(ready=(), remaining=((1, "t"),))
+    event_value = Value(Payload(b"v"), names=(2, 3), taken=Taken(STREAM, 7, 1))
+    for value in (Value(split), event_value):
+        frame = Frame()
+        header, pieces = open_frame(frame.close({"value": value_entry(value, frame)}))
+        again, _ = read_value(header["value"], pieces)
+        assert (again.names, again.taken) == (value.names, value.taken)
+        assert not isinstance(again.base, Split) or again.base == split
+    # As an earlier version wrote it.
+    before, _ = read_value({"base": {"ready": [], "remaining": [[1, "t"]]}}, ())
+    assert before.base == replace(split, counted=False)
 
 
 def test_a_remaining_task_that_is_pickled_is_noted_for_its_workflow() -> None:

@@ -15,6 +15,7 @@ from holdfast.actors.operations import (
     Batch,
     Cancel,
     Delete,
+    Deliver,
     FireTimer,
     Recover,
     StartFrom,
@@ -26,6 +27,7 @@ from holdfast.engine.commands import StartTask
 from holdfast.engine.errors import EventTimeoutError
 from holdfast.engine.graph import Graph, NodeKind, NodeSpec, TaskOptions
 from holdfast.engine.selectors import Selector
+from holdfast.engine.signals import TaskContinued
 from holdfast.engine.transitions import WorkflowStatus
 from holdfast.storage import event_readers, event_store, subscriptions
 from holdfast.storage import workflow_store as store
@@ -333,3 +335,38 @@ def test_an_event_after_the_limit_is_kept_for_the_next_who_waits(house: House) -
     house.take_in(event(1))
     house.do(Wake(seq=seq))
     assert house.value("w") == (b"k", b"v1")
+
+
+def test_a_wait_that_nobody_can_ask_for_any_more_leaves_its_stream_and_takes_no_event(house: House) -> None:
+    stream = (SOURCE, Selector(key=b"k").text)
+    first = NodeSpec(task_id="first", kind=NodeKind.EVENT, stream=stream)
+    wait = NodeSpec(task_id="wait", kind=NodeKind.WAIT, inputs=(0,), duration_s=0.0)
+    seq = house.submit("w", Graph(nodes=(first, wait, NodeSpec(task_id="reads", function="f", inputs=(1,))), sink=2))
+    batch = house.do(FireTimer(seq=seq, task=1, due_unix_s=1000.0))
+    (start,) = [command for _, command in batch.commands if isinstance(command, StartTask)]
+    assert house.rows(b"R") == 1
+    afresh = Graph(nodes=(replace(first, duration_s=5.0, stream=(SOURCE, Selector(key=b"other").text)),), sink=0)
+    house.do(Deliver(seq=seq, signal=TaskContinued(task=start.task, attempt=start.attempt, graph=afresh)))
+    # Only the wait that there is now stands among those that read, and an event for the other wakes nobody.
+    assert house.rows(b"R") == 1
+    assert house.take_in(event(1)).wakes == ()
+    assert house.take_in(event(2, key="other")).wakes == (seq,)
+    house.do(Wake(seq=seq))
+    assert (house.status("w"), house.value("w")) == (WorkflowStatus.SUCCESSFUL, (b"other", b"v2"))
+
+
+def test_an_event_of_a_source_that_a_dropped_wait_has_taken_is_read_by_the_next(house: House) -> None:
+    stream = (SOURCE, Selector(key=b"k").text)
+    first = NodeSpec(task_id="first", kind=NodeKind.EVENT, stream=stream)
+    wait = NodeSpec(task_id="wait", kind=NodeKind.WAIT, inputs=(0,), duration_s=0.0)
+    seq = house.submit("w", Graph(nodes=(first, wait, NodeSpec(task_id="reads", function="f", inputs=(1,))), sink=2))
+    batch = house.do(FireTimer(seq=seq, task=1, due_unix_s=1000.0))
+    (start,) = [command for _, command in batch.commands if isinstance(command, StartTask)]
+    house.take_in(event(1), event(2))
+    house.do(Wake(seq=seq))
+    both = NodeSpec(task_id="both", function="f", inputs=(0, 1))
+    afresh = Graph(nodes=(first, replace(first, inputs=(0,)), both), sink=2)
+    batch = house.do(Deliver(seq=seq, signal=TaskContinued(task=start.task, attempt=start.attempt, graph=afresh)))
+    (start,) = [command for _, command in batch.commands if isinstance(command, StartTask)]
+    assert [pickle.loads(value.base.inband) for value in start.values] == [(b"k", b"v1"), (b"k", b"v2")]
+    assert house.rows(b"e") == 0
