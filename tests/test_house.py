@@ -82,6 +82,9 @@ OLD_IMPORTS = {
 }
 
 
+CHECK_OF_A_NUMBER = re.compile(r"isinstance\([^()]*, bool\) or not isinstance\([^()]*,\s*\(?int\b")
+
+
 def rooms() -> set[str]:
     """Every package of the namespace that is on disk, by its dotted name."""
     return {
@@ -416,6 +419,38 @@ class TestPlacesOfFiles:
             bound = re.search(rf'"{package}(?:\[[^]]*\])?>=([\d.]+)', plan)
             assert bound is not None, package
             assert tuple(int(part) for part in bound[1].split(".")) >= good, package
+
+    @pytest.mark.parametrize(
+        ("planted", "found"),
+        [
+            ("if isinstance(a, bool) or not isinstance(a, int):", True),
+            ("if isinstance(a, bool) or not isinstance(a, (int, float)) or a < 1:", True),
+            ("if isinstance(a, bool) or not isinstance(a, int | float):", True),
+            ("if not isinstance(a, bool):", False),
+        ],
+    )
+    def test_a_planted_check_of_a_number_is_found(self, planted: str, found: bool) -> None:
+        assert bool(CHECK_OF_A_NUMBER.search(planted)) is found
+
+    def test_numbers_are_checked_in_one_place(self) -> None:
+        past = [
+            f"{path.relative_to(PROJECT)}: {found[0]}"
+            for root in ROOTS
+            for path in (PROJECT / root).rglob("*.py")
+            for found in CHECK_OF_A_NUMBER.finditer(path.read_text())
+        ]
+        assert past == [], "use holdfast.engine.given_numbers"
+
+    def test_json_that_comes_in_is_read_in_one_place(self) -> None:
+        past = [
+            f"{path.relative_to(PROJECT)}: {found[0]}"
+            for room in ("listeners/holdfast/listeners", "platform/holdfast/workflow", "platform/holdfast/serve")
+            for path in (PROJECT / room).rglob("*.py")
+            for found in re.finditer(r"\borjson\b|\bjson\.loads?\b", path.read_text())
+            # What is wrong with a body that was refused; and what our own service answers to us.
+            if path.name not in {"event_body.py", "starting.py"}
+        ]
+        assert past == [], "use holdfast.storage.strict_json"
 
     def test_no_module_is_a_drawer_for_leftovers(self) -> None:
         drawers = [
