@@ -182,6 +182,23 @@ class TestImports:
         ]
         assert used == []
 
+    def test_code_and_values_are_pickled_by_their_picklers_alone(self) -> None:
+        # Who pickles by cloudpickle itself passes by what they see: references, handles, the order of sets.
+        sources = [path for root in ROOTS for path in (PROJECT / root).rglob("*.py")]
+        users = {
+            path.name
+            for path in sources
+            if re.search(
+                r"^\s*(import (ray\.)?cloudpickle|from (ray(\.cloudpickle)?|cloudpickle) import .*pickle)",
+                path.read_text(),
+                re.MULTILINE,
+            )
+        }
+        picklers = {"code_pickler.py", "values.py"}
+        registers_and_marks = {"code.py", "class_identities.py"}
+        of_ray_options = {"task_options.py", "hosting.py"}
+        assert users == picklers | registers_and_marks | of_ray_options
+
 
 class TestPublicSurface:
     def test_workflow_exports_exactly_the_pinned_names(self) -> None:

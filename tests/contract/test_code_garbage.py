@@ -127,6 +127,15 @@ def test_the_packages_of_an_environment_that_is_named_stay(folder: StorageFolder
     assert not folder.code.has(other)
 
 
+def test_the_old_package_of_an_environment_that_was_stored_since_stays(folder: StorageFolder) -> None:
+    package = folder.code.put(b"package")
+    path = next(path for path in folder.code.root.rglob("*") if path.name == package)
+    os.utime(path, (1.0, 1.0))
+    folder.code.put(orjson.dumps({"runtime_env": {}, "packages": {"gcs://a.zip": package}}))
+    assert collect_code(folder, time.time() - 60.0) == 0
+    assert folder.code.has(package)
+
+
 def test_what_was_stored_again_since_stays_though_no_row_names_it_yet(folder: StorageFolder) -> None:
     name = folder.code.put(b"code of a submission that is on its way")
     path = next(path for path in folder.code.root.rglob("*") if path.name == name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -35,23 +36,22 @@ def collect_code(folder: StorageFolder, before_unix_s: float) -> int:
     as each old piece has been found in a row; only what is left over takes a look at every row.
     """
     unnamed = set(folder.code.names_before(before_unix_s))
-    named: set[str] = set()
     if unnamed:
         with folder.kv.read() as txn:
             # One state of the store: a name that moves from row to row is in it.
             for row, value in enumerate(_values(txn.scan(b""))):
-                _move_named(value, unnamed, named)
+                _leave_named(value, unnamed)
                 if not unnamed:
                     break
                 if row % _ROWS_AT_ONCE == 0:
                     # Others of this process have their turn.
                     time.sleep(_PAUSE_S)
-    # An environment names its packages.
-    for name in named:
+    # An environment names its packages, also one that was stored a moment ago.
+    for name in folder.code.names_before(math.inf):
         if not unnamed:
             break
-        if folder.code.size(name) <= _LARGEST_ENVIRONMENT:
-            _move_named(folder.code.get(name), unnamed, set())
+        if name not in unnamed and folder.code.size(name) <= _LARGEST_ENVIRONMENT:
+            _leave_named(folder.code.get(name), unnamed)
     return sum(folder.code.remove(name, before_unix_s) for name in sorted(unnamed))
 
 
@@ -59,10 +59,8 @@ def _values(rows: Iterator[tuple[bytes, bytes]]) -> Iterator[bytes]:
     return (value for key, value in rows if key[:1] not in _NAMES_NO_CODE)
 
 
-def _move_named(content: bytes, unnamed: set[str], named: set[str]) -> None:
+def _leave_named(content: bytes, unnamed: set[str]) -> None:
+    """Take out of a set of hashes those that stand in some content."""
     for run in _HEX.findall(content):
         for at in range(len(run) - _DIGITS + 1):
-            name = run[at : at + _DIGITS].decode()
-            if name in unnamed:
-                unnamed.discard(name)
-                named.add(name)
+            unnamed.discard(run[at : at + _DIGITS].decode())
