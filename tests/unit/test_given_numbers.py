@@ -213,7 +213,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize("door", [*SECONDS, *WHOLE])
-@pytest.mark.parametrize("value", WRONG, ids=repr)
+# An object without a repr of its own would have another name in each process of tests.
+@pytest.mark.parametrize("value", WRONG, ids=[re.sub(" at 0x.*", "", repr(value)) for value in WRONG])
 def test_what_is_no_number_is_refused_at_the_call_by_the_name_of_the_parameter(door: str, value: Any) -> None:
     call = {**SECONDS, **WHOLE}[door]
     with pytest.raises(InvalidNumberError) as caught:
