@@ -17,7 +17,7 @@ from holdfast.engine.step import Step
 from holdfast.engine.taken_events import log_taken_unlogged
 from holdfast.engine.timers import clear_timer
 from holdfast.engine.transitions import StatusSignal
-from holdfast.engine.values import Split, Value
+from holdfast.engine.values import Split, Value, keeps
 
 
 def succeed(state: RunState, task: LiveTask, value: Value, step: Step) -> None:
@@ -31,7 +31,8 @@ def finish(state: RunState, task: LiveTask, value: Value, step: Step) -> None:
     current: LiveTask | None = task
     while current is not None:
         current.state, current.value = TaskState.DONE, value
-        hold(state, value)
+        if keeps(value):
+            hold(state, value)
         if current.event is not None:
             let_go(state, current.event)
             current.event = None
@@ -40,7 +41,8 @@ def finish(state: RunState, task: LiveTask, value: Value, step: Step) -> None:
         if current.durable:
             step.records.append(_finished(current, value, origin))
             origin = current.index if origin is None else origin
-            drop_holds(state, current)
+            if current.holds:
+                drop_holds(state, current)
         release_inputs(state, current)
         _tell_consumers(state, current)
         if current.index == state.root:

@@ -94,10 +94,9 @@ def _take_over(state: RunState, task: LiveTask, values: Iterable[Value]) -> None
 
 def drop_holds(state: RunState, task: LiveTask) -> None:
     """A task is logged, or forgotten: it runs no more."""
-    if task.holds:
-        holds, task.holds = task.holds, []
-        for value in holds:
-            let_go(state, value)
+    holds, task.holds = task.holds, []
+    for value in holds:
+        let_go(state, value)
 
 
 def drop(state: RunState, task: LiveTask) -> None:
@@ -105,7 +104,8 @@ def drop(state: RunState, task: LiveTask) -> None:
     if state.tasks.get(task.index) is not task:
         return
     state.remove(task)
-    drop_holds(state, task)
+    if task.holds:
+        drop_holds(state, task)
     value = task.value if task.state is TaskState.DONE else task.event
-    if value is not None:
+    if value is not None and keeps(value):
         let_go(state, value)

@@ -94,6 +94,8 @@ def end_run(
         halt(state, task, step)
         clear_timer(task, step)
     state.tasks.clear()
+    state.unused.clear()
+    state.returned.clear()
     if state.status is not WorkflowStatus.FAILED:
         # One that failed may be resumed, and then needs them.
         log_taken_unlogged(state, step)

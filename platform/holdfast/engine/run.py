@@ -219,7 +219,8 @@ def _attempt_ended(state: RunState, signal: TaskReturned | TaskContinued | TaskR
     state.busy_less(task)
     task.started_unix_s, task.ended_unix_s = signal.started_unix_s, signal.ended_unix_s
     step.place = signal.place
-    note_kept(state, task, signal.kept)
+    if signal.kept:
+        note_kept(state, task, signal.kept)
     match signal:
         case TaskReturned():
             succeed(state, task, Value(signal.value, names=signal.names), step)
@@ -286,9 +287,10 @@ def _receive(state: RunState, event: EventReceived, step: Step) -> None:
 
 def _settle(state: RunState, step: Step) -> None:
     """Start what became ready, and what becomes ready by that, in a loop and not by recursion."""
-    while not state.status.ended and (state.ready or state.called_back or state.unused or state.returned):
+    while state.ready or state.called_back or state.unused or state.returned:
         # First, so that what nobody can read takes no event of this step.
-        give_up_unused(state, step)
+        if state.unused or state.returned:
+            give_up_unused(state, step)
         if state.called_back:
             task = state.called_back.popleft()
             if state.tasks.get(task.index) is task and task.stream is not None:

@@ -98,8 +98,9 @@ class RunState:
         """Hold a task no longer, if it is held."""
         if self.tasks.pop(task.index, None) is not None and not task.durable:
             self.not_durable -= 1
-        self.unread.pop(task.index, None)
-        self.named.discard(task.index)
+        if self.named or self.unread:
+            self.unread.pop(task.index, None)
+            self.named.discard(task.index)
 
     def set_busy(self, task: LiveTask, state: TaskState) -> None:
         """Something outside works for this task from now on."""

@@ -61,7 +61,8 @@ def _start_call(state: RunState, task: LiveTask, step: Step) -> None:
     # Until the worker says when it began: for who asks about a running task.
     task.started_unix_s = step.now_unix_s
     values = state.values_of(task)
-    note_read(state, values)
+    if state.carried:
+        note_read(state, values)
     state.set_busy(task, TaskState.RUNNING)
     step.commands.append(
         StartTask(
