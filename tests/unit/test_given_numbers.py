@@ -28,6 +28,7 @@ from holdfast.actors.task_options import ACCEPTED, check_options
 from holdfast.actors.virtual import host
 from holdfast.engine.errors import InvalidNumberError, NotANumberError
 from holdfast.engine.given_numbers import FARTHEST_UNIX_S, check_limit, check_number, check_unbounded, check_whole
+from holdfast.engine.selectors import parse_selector
 from holdfast.listeners import KafkaListener, PointInTime, TimerListener, kafka_settings
 from holdfast.listeners.kafka_settings import parse_connections
 from holdfast.serve.event_provider import EventProvider
@@ -309,3 +310,29 @@ def test_fields_of_messages_are_compared_with_plain_numbers_only() -> None:
         with pytest.raises(ValueError, match="id"):
             KafkaListener.subscription("t", where={"id": wrong})
     assert str(2**64) in KafkaListener.subscription("t", where={"id": 2**64}).key
+
+
+@pytest.mark.parametrize(
+    "huge", [10**5000, -(10**5000), 10**309, Fraction(10**5000, 3), [10**5000], {1: 10**5000}], ids=type
+)
+def test_what_holds_more_digits_than_python_writes_is_refused_by_its_name(huge: Any) -> None:
+    for call in (
+        lambda: check_whole("count", huge, least=1),
+        lambda: check_number("count", huge),
+        lambda: KafkaListener.subscription("t", where={"count": huge}),
+        lambda: check_options({"metadata": huge}),
+    ):
+        with pytest.raises((ValueError, TypeError), match=r"count|metadata") as caught:
+            call()
+        assert "Exceeds the limit" not in str(caught.value)
+
+
+def test_fields_and_keys_that_no_message_has_are_refused_by_name() -> None:
+    for where in ({"id": "\ud800"}, {"\udfff": 1}):
+        with pytest.raises(ValueError, match=r"where= .*surrogate"):
+            KafkaListener.subscription("t", where=where)
+    with pytest.raises(ValueError, match=r"key .*ud800.* KafkaListener"):
+        KafkaListener.subscription("t", key="\ud800")
+    with pytest.raises(TypeError, match="where must be a dict"):
+        KafkaListener.subscription("t", where=[10**5000])
+    assert parse_selector('where {"id":"\\ud800"}').where == {"id": "\ud800"}

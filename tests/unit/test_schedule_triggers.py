@@ -139,6 +139,27 @@ def test_names_of_months_go_with_steps_and_lists() -> None:
     assert [one[5:7] for one in times(timing, utc(2026, 1, 2), 4)] == ["04", "07", "10", "01"]
 
 
+@pytest.mark.parametrize(
+    ("kept", "meant"),
+    [
+        ("0 0 1 jan- *", "0 0 1 jan *"), ("0 0 1 jan5,mar-maybe *", None), ("0 0 1 feb-apr- *", "0 0 1 feb-apr *"),
+        ("0 0 lastx * *", "0 0 last * *"), ("0 0 3,last/2 * *", "0 0 3,last * *"), ("0 0 * * +1", "0 0 * * 1"),
+        ("0 0 * * mon/", "0 0 * * mon"), ("0 0 * * */", "0 0 * * *"), ("0 0 lastday jan- 1/", "0 0 last jan 1"),
+        ("0 0 * * 0_1-+3/+2", "0 0 * * 1-3/2"),
+    ],
+)  # fmt: skip
+def test_a_text_that_is_stored_and_refused_today_comes_due_as_it_did(kept: str, meant: str | None) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        Timing.of(cron=kept)
+    stored = Timing.from_json({**Timing.of(cron="@daily", timezone=BERLIN).to_json(), "cron": kept})
+    if meant is None:
+        with pytest.raises(ValueError, match="month"):
+            stored.next_after(0.0)
+        return
+    wanted = Timing.of(cron=meant, timezone=BERLIN)
+    assert times(stored, utc(2028, 1, 1), 5) == times(wanted, utc(2028, 1, 1), 5)
+
+
 def test_the_last_day_of_a_month_has_a_name() -> None:
     timing = Timing.of(cron="0 0 last * *")
     assert [one[5:10] for one in times(timing, utc(2028, 1, 1), 3)] == ["01-31", "02-29", "03-31"]
@@ -256,6 +277,9 @@ def test_the_anchor_is_no_part_of_what_the_user_gave() -> None:
         ({"every_s": "5"}, TypeError, "not '5'"),
         ({"at": datetime(2030, 1, 1)}, ValueError, "no time zone.*ZoneInfo"),
         ({"at": float("inf")}, ValueError, "inf"),
+        ({"at": datetime(1, 1, 1, tzinfo=ZoneInfo("Asia/Tokyo"))}, ValueError, "at must be"),
+        ({"at": datetime(9999, 12, 31, 23, tzinfo=ZoneInfo("America/New_York"))}, ValueError, "at must be"),
+        ({"at": datetime(9999, 12, 31, 23, 30, tzinfo=timezone.utc), "timezone": "Asia/Tokyo"}, ValueError, "at must"),
         ({"at": -5.0}, ValueError, "-5"),
         ({"at": "2030-01-01"}, TypeError, "'2030-01-01'"),
     ],

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import calendar
 import math
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ _EPOCH_DAY = date(1970, 1, 1).toordinal()
 # The calendar repeats itself after so many months, days of the week included: what has not come by then never does.
 _MONTHS_OF_A_CYCLE = 400 * 12
 _LAST_YEAR = 9998
+
+_MONTHS_AT_ITS_BEGIN = re.compile(r"[a-z]+(-[a-z]+)?")
 
 
 class _Field(NamedTuple):
@@ -95,6 +98,21 @@ class Cron:
             either=not (day.startswith("*") or weekday.startswith("*")),
             each_hour=hour == "*",
         )
+
+    @staticmethod
+    def read_kept(text: str) -> Cron:
+        """Read a text that was accepted once, maybe by an older version, which passed over some letters too many.
+
+        Args:
+            text: As for `read`.
+
+        Raises:
+            ValueError: No version accepted it.
+        """
+        try:
+            return Cron.read(text)
+        except ValueError:
+            return Cron.read(_without_what_was_passed_over(text))
 
     def next_after(self, unix_s: float, zone: tzinfo) -> float | None:
         """The first moment after a time, in seconds since the epoch; None when there is none.
@@ -217,6 +235,31 @@ def _offset_s(wall: datetime) -> int:
 def _seconds(wall: datetime) -> int:
     """From the epoch, as if the clock showed UTC."""
     return (wall.toordinal() - _EPOCH_DAY) * _A_DAY_S + wall.hour * 3600 + wall.minute * 60
+
+
+# -- texts of older versions -------------------------------------------------------------------------------------------
+
+
+def _without_what_was_passed_over(text: str) -> str:
+    """Gives a text as older versions understood it: `jan-` was `jan`, `lastx` was `last`, `mon/` was `mon`."""
+    minute, hour, day, month, weekday = text.split()
+    days = ["last" if part.startswith("last") else part for part in day.split(",")]
+    months = [found[0] if (found := _MONTHS_AT_ITS_BEGIN.match(part)) else part for part in month.split(",")]
+    weekdays = [_plain_weekdays(part) for part in weekday.split(",")]
+    return " ".join((minute, hour, ",".join(days), ",".join(months), ",".join(weekdays)))
+
+
+def _plain_weekdays(part: str) -> str:
+    span, _, step = part.partition("/")
+    plain = "-".join(_plain_number(one) for one in span.split("-"))
+    return f"{plain}/{_plain_number(step)}" if step else plain
+
+
+def _plain_number(text: str) -> str:
+    try:
+        return str(int(text))
+    except ValueError:
+        return text
 
 
 # -- fields ------------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from holdfast.engine.redaction import redact
-from holdfast.engine.selectors import Scalar, Selector
+from holdfast.engine.redaction import redact, written
+from holdfast.engine.selectors import Scalar, Selector, check_found
 from holdfast.listeners.interface import EventListener, Stream
 from holdfast.listeners.kafka_message import KafkaMessage
 
@@ -68,6 +68,7 @@ class KafkaListener(EventListener):
                 "Select by key=, or take every message."
             )
         selector = Selector(key=_key(key), where=_where(where), raw=raw or deserializer is not None)
+        check_found(selector.where or {})
         return Stream(source_name(cluster, topic), selector.text)
 
     @staticmethod
@@ -129,11 +130,14 @@ def _key(key: Any) -> bytes | None:
     if key is None or isinstance(key, bytes):
         return key
     if isinstance(key, str):
-        return key.encode()
-    raise TypeError(f"the key of a KafkaListener must be a string or bytes, as in the topic, not {key!r}")
+        try:
+            return key.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the key {key!r:.200} of a KafkaListener is not valid text: give its bytes") from None
+    raise TypeError(f"the key of a KafkaListener must be a string or bytes, as in the topic, not {written(key)}")
 
 
 def _where(where: Any) -> Mapping[str, Scalar] | None:
     if where is not None and not isinstance(where, Mapping):
-        raise TypeError(f'where must be a dict of fields and their values, as {{"order": 7}}, not {where!r}')
+        raise TypeError(f'where must be a dict of fields and their values, as {{"order": 7}}, not {written(where)}')
     return where

@@ -23,6 +23,7 @@ from holdfast.listeners.cron import Cron
 
 _SHORTEST_S = 0.1
 _LONGEST_S = 1e9
+_EPOCH = datetime(1970, 1, 1, tzinfo=fixed_zone.utc)
 _LATEST = datetime(9999, 1, 1, tzinfo=fixed_zone.utc).timestamp()
 _LOOK_AHEAD = tuple(timedelta(seconds=seconds) for seconds in (1e-6, 1e-3, 1, 60, 3600, 86_400))
 _NICKNAMES = {
@@ -153,7 +154,7 @@ def _interval_trigger(timing: Timing) -> Any:
 
 @lru_cache(maxsize=1024)
 def _cron(text: str) -> Cron:
-    return Cron.read(text)
+    return Cron.read_kept(text)
 
 
 def _checked_cron(text: Any) -> str:
@@ -177,12 +178,14 @@ def _checked_interval(every_s: Any) -> float:
 
 def _checked_time(at: Any) -> float:
     if isinstance(at, datetime):
-        if at.tzinfo is None or at.utcoffset() is None:
+        offset = at.utcoffset()
+        if offset is None:
             raise ValueError(
                 f"at={at!r} has no time zone, so it is no point in time: "
                 "use at.replace(tzinfo=zoneinfo.ZoneInfo('Europe/Berlin')), or datetime.timezone.utc"
             )
-        return at.timestamp()
+        # Not by `timestamp`, which fails at the ends of the calendar without naming the parameter.
+        at = (at.replace(tzinfo=fixed_zone.utc) - _EPOCH - offset).total_seconds()
     rule = "a datetime with a time zone, or a number of seconds since the epoch that a calendar knows"
     return check_number("at", at, most=_LATEST - 1.0, rule=rule)
 

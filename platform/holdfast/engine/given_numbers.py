@@ -20,7 +20,7 @@ import re
 from typing import Any
 
 from holdfast.engine.errors import InvalidNumberError, NotANumberError
-from holdfast.engine.redaction import redact
+from holdfast.engine.redaction import redact, written
 
 FARTHEST_UNIX_S = 253_370_764_800.0
 """The year 9999, as a time and as a duration: what waits longer waits until then, since no calendar goes further."""
@@ -194,10 +194,8 @@ def _is_truth(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    try:
+    shown = written(value)
+    if not isinstance(value, numbers.Number):
         # A text may be a secret that was given in the wrong place.
-        shown = repr(value) if isinstance(value, numbers.Number) else redact(repr(value))
-    except ValueError:
-        # An integer with more digits than Python writes.
-        return f"an integer of {value.bit_length():,} bits"
+        shown = redact(shown)
     return shown if len(shown) <= 200 else f"{shown[:200]}..."

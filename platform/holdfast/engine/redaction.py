@@ -33,3 +33,13 @@ def redact(given: object) -> str:
         scheme = _SCHEME.search(before)
         text = f"{scheme[0] if scheme else ''}{HIDDEN}@{after}"
     return _NAMED.sub(rf"\1{HIDDEN}", text)
+
+
+def written(value: object) -> str:
+    """The `repr` of a value that a message names; what it is, where Python does not write out all its digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        if isinstance(value, int):
+            return f"an integer of {value.bit_length():,} bits"
+        return f"a value of type {type(value).__name__} that holds an integer of thousands of digits"

@@ -8,9 +8,12 @@ the text of theirs. Nothing here stores or decodes anything.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from holdfast.engine.redaction import written
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -44,16 +47,18 @@ class Selector:
         if self.where is None:
             return
         if self.key is not None:
-            raise ValueError(f"choose events by key ({self.key!r}) or by fields ({dict(self.where)!r}), not by both")
+            raise ValueError(
+                f"choose events by key ({self.key!r}) or by fields ({written(dict(self.where))}), not by both"
+            )
         if not self.where:
             raise ValueError("where={} names no field: leave it out to mean every event")
         if self.raw:
             raise ValueError("where= looks at decoded values: it cannot be used with raw values")
         for field, value in self.where.items():
             if not isinstance(field, str):
-                raise ValueError(f"where= takes field names, not {field!r}")
+                raise ValueError(f"where= takes field names, not {written(field)}")
             if value is not None and not isinstance(value, str | int | float | bool):
-                raise ValueError(f"where= compares strings, numbers, booleans and None, not {field}={value!r}")
+                raise ValueError(f"where= compares strings, numbers, booleans and None, not {field}={written(value)}")
             if value != value:  # noqa: PLR0124 - the one value that differs from itself
                 raise ValueError(f"where= cannot compare with {field}={value!r}: nothing equals it")
             if value in (float("inf"), float("-inf")):
@@ -87,6 +92,22 @@ class Selector:
                 for field, value in self.where.items()
             )
         return True
+
+
+def check_found(where: Mapping[str, Scalar]) -> None:
+    """Refuse fields that no message has: half of a surrogate pair, and an integer that no float holds, are not JSON.
+
+    Not for selectors that are stored: an older version took those, and they find nothing.
+
+    Raises:
+        ValueError: Names the field.
+    """
+    for field, value in where.items():
+        for text in (field, value):
+            if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError(f"where= cannot compare with {field!r}={value!r}: half of a surrogate pair is no text")
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise ValueError(f"where= cannot compare with {field}={written(value)}: JSON has no such number here")
 
 
 def parse_selector(text: str) -> Selector:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import orjson
 
 from holdfast.engine.errors import MetadataTooLargeError, NotJsonError
+from holdfast.engine.redaction import written
 
 MOST_METADATA_BYTES = 64 * 1024
 """Of user metadata as compact JSON: it lies in the row that says what its owner is, and is read with it each time."""
@@ -159,7 +160,7 @@ def _check_plain(value: Any, where: str, left: int) -> None:
             raise ValueError(f"{where} is not valid text: {_shown(value)}") from None
     elif isinstance(value, int):
         if not -(1 << 63) <= value < 1 << 64:
-            bits = value.bit_length()
+            bits = value.bit_length() + (value < 0)
             raise ValueError(f"{where} is an integer of {bits} bits, and 64 are kept: give it as a string, str(...)")
     elif isinstance(value, float):
         if not math.isfinite(value):
@@ -184,8 +185,4 @@ def _check_plain(value: Any, where: str, left: int) -> None:
 
 
 def _shown(value: Any) -> str:
-    try:
-        return f"{value!r:.200}"
-    except ValueError:
-        # An integer with more digits than Python writes.
-        return f"an integer of {value.bit_length():,} bits"
+    return f"{written(value):.200}"
