@@ -27,7 +27,7 @@ _LONGEST = 256
 
 
 class AcknowledgementSocket:
-    """Hears acknowledgements of this user's processes. One to a thread: two threads would take each other's.
+    """Receives acknowledgements from this user's processes. Each thread has its own: two would take each other's.
 
     Raises:
         OSError: This user can have no name for it here.
@@ -124,7 +124,7 @@ _of_thread = _OfThread()
 
 
 def acknowledgement_socket() -> AcknowledgementSocket | None:
-    """This thread's socket, made anew in a process that was forked; None where there can be none."""
+    """Give this thread's socket, a new one in a forked process; None where there can be none."""
     found = _of_thread.socket
     if found is None or _of_thread.pid != os.getpid():
         try:

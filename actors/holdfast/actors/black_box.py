@@ -67,7 +67,7 @@ class BlackBox:
         try:
             self._map = _map_file(name)
         except OSError as error:
-            log.warning("black_box.none error=%s: nobody will be blamed for the death of this process", error)
+            log.warning("black_box.unavailable error=%s: no call will be suspected when this process dies", error)
             self._map = mmap.mmap(-1, len(_EMPTY))
             self._map[:] = _EMPTY
         *ran, accused = _ENTRY.iter_unpack(self._map[:_RAN_SIZE])
@@ -101,7 +101,7 @@ class BlackBox:
         _ENTRY.pack_into(self._map, thread % _THREADS * _ENTRY.size, *(_NOBODY if key is None else key))
 
     def forget_who_runs(self) -> None:
-        """Say that the process is about to be ended, and that nobody who runs is to blame."""
+        """Note that the process is about to end on purpose, so that no running call counts as the reason."""
         self._map[:_RAN_SIZE] = _NOBODY_RAN
 
     def accuse(self, key: Key) -> None:

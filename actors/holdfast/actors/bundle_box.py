@@ -140,7 +140,7 @@ def clear_boxes(owner: str) -> None:
 
 
 def path_of_box(owner: str, place: str) -> Path:
-    """Where the file of a bundle is, on the machine of its worker.
+    """Give the path of a bundle's file, on the machine of its worker.
 
     Raises:
         PermissionError: Another user has taken the name of this one's folder.

@@ -134,7 +134,7 @@ class _Finder(MetaPathFinder):
         return spec
 
     def _find_elsewhere(self, fullname: str, path: Sequence[str] | None) -> ModuleSpec | None:
-        """Where the module would come from if it were not carried."""
+        """Find where the module would come from if it were not carried."""
         for finder in sys.meta_path:
             if finder is not self:
                 spec = finder.find_spec(fullname, path)
@@ -144,7 +144,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(InspectLoader):
-    """Loads one carried module; files beside it are read where the module would lie without us.
+    """Loads one carried module; files beside it are read where the module would be found without us.
 
     Args:
         fullname: The module's name.
@@ -156,18 +156,18 @@ class _Loader(InspectLoader):
         self.name, self._source, self._beside = fullname, source, beside
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Leave it to the import system."""
+        """Leave the making of the module to the import system."""
 
     def is_package(self, _fullname: str) -> bool:
         """Whether the module is a package."""
         return self._source[1]
 
     def get_filename(self, _fullname: str) -> str:
-        """Give the file that the source came from."""
+        """Give the path of the file that the source came from."""
         return self._source[2]
 
     def get_source(self, _fullname: str) -> str:
-        """Give the text that is carried."""
+        """Give the source that is carried."""
         return importlib.util.decode_source(self._source[0])
 
     def get_data(self, path: str) -> bytes:

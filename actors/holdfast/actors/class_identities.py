@@ -1,4 +1,4 @@
-"""Identities of classes that are pickled by value: equal in all processes for equal classes.
+"""Gives classes that are pickled by value their identities, which are equal in all processes for equal classes.
 
 cloudpickle gives such a class a random mark, by which the pickles of one
 process lead to one class where they are loaded. A mark made of the class's
@@ -82,7 +82,7 @@ class ClassIdentities:
 
 
 def is_by_value(code: Any) -> bool:
-    """Whether cloudpickle takes a class, function, module or type variable by value at the moment."""
+    """Whether cloudpickle pickles a class, function, module or type variable by value at the moment."""
     if isinstance(code, typing.TypeVar):
         found = _internals._lookup_module_and_qualname(code, name=code.__name__)
         return found is None or bool(_internals._is_registered_pickle_by_value(found[0]))
@@ -90,14 +90,14 @@ def is_by_value(code: Any) -> bool:
 
 
 def is_settled(code: Any) -> bool:
-    """Whether a class has a mark that is to stay: one of its content, or the one that it was loaded with."""
+    """Whether a class has its final mark: one of its content, or the one that it was loaded with."""
     mark = _internals._DYNAMIC_CLASS_TRACKER_BY_CLASS.get(code)
     # A class that its module knows was made here: what it has may be random, of a pickle that was not ours.
     return mark is not None and (mark in _ours or not _is_of_its_module(code))
 
 
 def without_mark(code: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a class or type variable reduces to, without its mark."""
+    """Take the mark out of what a class or type variable reduces to."""
     mark = _internals._DYNAMIC_CLASS_TRACKER_BY_CLASS.get(code)
     args = tuple(_UNKNOWN if mark is not None and arg == mark else arg for arg in reduced[1])
     return (reduced[0], args, *reduced[2:])

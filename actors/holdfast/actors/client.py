@@ -333,12 +333,12 @@ def _is_driver() -> bool:
 
 
 def _is_here(address: StorageAddress) -> bool:
-    """Whether this process is on the storage machine, and of the user whom the platform's processes hear there."""
+    """Whether this process is on the storage machine, and runs as the platform's user."""
     client: Any = ray.util.client.ray
     if client.is_connected() or ray.get_runtime_context().get_node_id() != address.node_id:
         return False
     if not address.of_this_user:
-        log.info("local.other_user user=%d own=%d: all is asked through Ray", address.user, os.geteuid())
+        log.info("local.other_user user=%d own=%d: this process asks through Ray", address.user, os.geteuid())
     return address.of_this_user
 
 

@@ -1,4 +1,4 @@
-"""The pickler of code: equal code gives equal bytes, in every process.
+"""Pickles code: equal code gives equal bytes, in every process.
 
 cloudpickle's own, without what differs from process to process: the order of
 sets, random marks of classes, what Ray keeps in its objects. What it gives is
@@ -36,7 +36,7 @@ _PASSING_NAMES = frozenset({"__warningregistry__"})
 
 
 class ActorHandleMetError(TypeError):
-    """An actor handle was met while pickling; the message is made where the whole is known."""
+    """The pickled code holds an actor handle. Its message is made where the whole code is known."""
 
 
 @runs_user_code

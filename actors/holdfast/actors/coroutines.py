@@ -1,4 +1,4 @@
-"""Coroutine functions as tasks: what they return is run to its end, in the worker."""
+"""Runs the coroutines that tasks return to their end, in the worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def run_to_end(result: Any) -> Any:
-    """What a task's function has come to: of a coroutine, what it returns.
+    """Give the value of a task's function; a coroutine is run to its end, for what it returns.
 
     Raises:
         TypeError: It is an async generator.

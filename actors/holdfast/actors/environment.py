@@ -29,7 +29,7 @@ _LOOK_AGAIN_S = 3600.0
 
 
 def capture_environment() -> bytes:
-    """The runtime environment of the process that calls, as Ray says it; empty when it has none.
+    """Give the runtime environment of the calling process, in Ray's form; empty when it has none.
 
     It is about to be stored: what would be stored of it that may be secret is warned of.
     """

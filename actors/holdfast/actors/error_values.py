@@ -75,7 +75,7 @@ def load_error(payload: Payload, context: LoadContext | None = None) -> BaseExce
 
 
 def load_raised_error(payload: Payload) -> Exception:
-    """The error that `dump_error` stored, as whoever waits for a call may have it raised.
+    """Load an error that `dump_error` stored, in a form that can be raised to the caller that waits.
 
     What is no `Exception` would end the caller as it ended the call: it arrives as the cause of one.
     """

@@ -106,7 +106,7 @@ class EventSourceHost:
             self._source.look_again()
 
     async def begin(self, sources: Sequence[str]) -> None:
-        """Fix where the reading of these begins. Returns when that is done."""
+        """Fix where the reading of some sources begins. Returns when that is done."""
         while not await asyncio.to_thread(self._have_begun, sources):
             if self._source is not None:
                 self._source.look_again()

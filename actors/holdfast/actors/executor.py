@@ -348,7 +348,7 @@ class Executor:
         return outcome
 
     async def _digest_of(self, request: ScheduleRequest, graph: Graph) -> str:
-        """The hash of what a schedule is to run: that of the stored definition where both say the same."""
+        """Give the hash of what a schedule runs: that of the stored definition where both mean the same."""
         submission = request.submission
         with self._folder.kv.read() as txn:
             row = schedule_store.load(txn, submission.workflow_id)

@@ -1,4 +1,4 @@
-"""Finding the variable by which code holds something that must not be stored, to name it in the refusal.
+"""Finds the variable by which code holds something that must not be stored, for the error to name it.
 
 Runs only when pickling has failed.
 """

@@ -1,4 +1,4 @@
-"""Who is at the other end of a local socket: where our sockets have their names, and whose process answers there.
+"""Gives local sockets their names, and checks that the process at the other end is of the same user.
 
 Nothing that comes from a local socket is unpickled before its sender is known to be a process of this user: to unpickle
 is to run what the sender likes. The kernel says who that is, at both ends. The names are in a folder that only this
@@ -32,7 +32,7 @@ _UNFINISHED_FOR_S = 60.0
 
 
 def new_address() -> str:
-    """A name for a socket that nobody has; empty where this user can have no folder for one.
+    """Make an unused name for a socket; empty where this user can have no folder for one.
 
     It is in the folder of temporary files, or in another one when that has too long a path for a socket, or is where
     there can be none: callers are given the whole of it. Not in XDG_RUNTIME_DIR, which goes when its user logs out, and
@@ -59,7 +59,7 @@ def _say_once(shared: Path, error: str) -> None:
 
 @lru_cache(maxsize=16)
 def _try(folder: Path) -> None:
-    """See that a socket can have a name there, once to a folder.
+    """Check that a socket can have a name in a folder, once for each folder.
 
     Raises:
         OSError: Its path is too long, or the file system knows no sockets.
@@ -73,7 +73,7 @@ def _try(folder: Path) -> None:
 
 
 def bind(unbound: socket.socket, address: str, *, listen: bool = False) -> None:
-    """Give a socket its name, at which somebody answers from the first moment on.
+    """Bind a socket to its name, such that connections succeed from the first moment on.
 
     Args:
         unbound: Not blocking, or bound at once anyway.
@@ -98,7 +98,7 @@ def bind(unbound: socket.socket, address: str, *, listen: bool = False) -> None:
 
 
 def release(address: str, process: int) -> None:
-    """Take the name of a socket away, in the process that made it; again, or in a forked one: no effect."""
+    """Remove the name of a socket, in the process that made it; again, or in a forked one: no effect."""
     if address and process == os.getpid():
         with suppress(OSError):
             os.unlink(address)
@@ -129,7 +129,7 @@ def _answers(address: str) -> bool:
 
 
 def check_peer(connected: socket.socket) -> None:
-    """See that a process of this user is at the other end of a connection.
+    """Check that the process at the other end of a connection is of this user.
 
     Raises:
         PermissionError: It is another user's.
@@ -139,18 +139,18 @@ def check_peer(connected: socket.socket) -> None:
 
 
 def check_user(user: int) -> None:
-    """See that a process is of this user.
+    """Check that a process is of this user.
 
     Raises:
         PermissionError: It is another user's, which is logged.
     """
     if user != _user():
-        log.warning("local.other_user user=%d own=%d: a process of another user is not heard", user, _user())
+        log.warning("local.other_user user=%d own=%d: a connection of another user was refused", user, _user())
         raise PermissionError(f"a process of user {user}, not of user {_user()}, is at the other end")
 
 
 def is_own_folder(folder: str) -> bool:
-    """Whether only this user can have given a socket a name in a folder."""
+    """Whether only this user can give a socket a name in a folder."""
     return own_files.is_own_folder(Path(folder))
 
 

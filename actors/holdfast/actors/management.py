@@ -221,7 +221,7 @@ class ManagementActor:
         try:
             removed += await asyncio.to_thread(collect_code, self._folder, before_unix_s)
         except StorageError as error:
-            log.warning("no code was collected error=%s", error)
+            log.warning("storage.code_not_collected error=%s", error)
         if removed:
             log.info("garbage collected removed=%d", removed)
 
@@ -450,7 +450,7 @@ class ManagementActor:
         await self._sources.note(source)
 
     async def begin_sources(self, sources: Mapping[str, bool], within_s: float) -> list[str]:
-        """Fix where the reading of sources begins; those for which it could not be had in time."""
+        """Fix where the reading of sources begins. Returns those that did not answer in time."""
         await self._opened.wait()
         return await self._sources.begin(sources, within_s)
 

@@ -155,7 +155,7 @@ _pickled: set[tuple[str, int]] = set()
 
 
 def take_pickled(workflow_id: str) -> tuple[int, ...]:
-    """The remaining tasks of a workflow that this process has pickled since it was asked last."""
+    """Take the remaining tasks of a workflow that this process has pickled since the last call."""
     taken = tuple(_pickled)
     _pickled.difference_update(taken)
     return tuple(sorted(index for known, index in taken if known == workflow_id))

@@ -1,4 +1,4 @@
-"""Whether the place that a task asks Ray for is in this cluster.
+"""Checks that the placement group or node that a task asks Ray for is in this cluster.
 
 A placement group and a node belong to one cluster, and Ray waits without an end
 for those of another one. Nothing is placed here.

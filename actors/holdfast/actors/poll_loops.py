@@ -174,7 +174,7 @@ class PollLoops:
             time.sleep(_LOOK_EVERY_S)
             blocker = lane.stepping
             if not lane.thread.is_alive():
-                log.error("the event loop of listeners is dead: they begin anew on another")
+                log.error("listeners.loop_ended: its listeners are polled again on another event loop")
                 self._move_on(lane, None)
             elif time.monotonic() - lane.heard_s > _PATIENCE_S and blocker is not None:
                 log.warning(

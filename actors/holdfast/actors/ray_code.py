@@ -1,4 +1,4 @@
-"""What Ray keeps in remote functions, actor classes and nodes that is another in each process.
+"""Takes out of Ray's remote functions, actor classes and nodes what differs in each process.
 
 Random names and marks of what was exported: a pickled function that refers to a
 remote function would have another hash in each process. They are made anew
@@ -47,7 +47,7 @@ class FreshMarks:
         self._instead: dict[Any, Fresh] = {}
 
     def settle(self, obj: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-        """What an object reduces to, without random names.
+        """Take random names out of what an object reduces to.
 
         Args:
             obj: Any object.

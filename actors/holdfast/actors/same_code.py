@@ -1,4 +1,4 @@
-"""Whether two pickles say the same, found without loading either.
+"""Finds whether two pickles say the same, without loading either.
 
 Equal values and equal code may have unequal bytes: stored by an earlier
 version, with classes marked at random, sets in another order, references to
@@ -30,7 +30,7 @@ FindObject = Callable[[str], tuple[bytes | memoryview, tuple[Any, ...]]]
 
 
 def form_of(pickled: bytes | memoryview, buffers: tuple[Any, ...] = (), find_object: FindObject | None = None) -> bytes:
-    """The hash of what a pickle says.
+    """Compute the hash of what a pickle says.
 
     Args:
         pickled: The pickle.

@@ -1,4 +1,4 @@
-"""Whether a schedule's graph is the one that is stored, though its hash is another."""
+"""Finds whether a schedule's graph is the stored one although its hash differs."""
 
 from __future__ import annotations
 

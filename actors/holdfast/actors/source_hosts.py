@@ -120,7 +120,7 @@ class SourceHosts:
                 await _told(host.look_again.remote())
 
     async def begin(self, sources: Mapping[str, bool], within_s: float) -> list[str]:
-        """Fix where the reading of sources begins, for somebody who is about to be accepted.
+        """Fix where the reading of sources begins, before the request that names them is accepted.
 
         Args:
             sources: By name: whether it is read decoded.
@@ -341,7 +341,7 @@ async def _told_in_time(ask: Any, sources: Sequence[str], within_s: float) -> No
     try:
         await asyncio.wait_for(ask.remote(sources), within_s)
     except (RayError, asyncio.TimeoutError) as error:
-        log.warning("where reading begins is not fixed in time sources=%s error=%r", list(sources), error)
+        log.warning("sources.beginning_not_fixed sources=%s error=%r", list(sources), error)
 
 
 async def _told(call: Any) -> None:

@@ -44,7 +44,7 @@ class StorageAddress:
 
     @property
     def of_this_user(self) -> bool:
-        """Whether this process may use the folder, and the actors' sockets: those of another user are closed to it."""
+        """Whether this process is of the platform's user, and so may use its folder and sockets."""
         return self.user in (-1, os.geteuid())
 
     @property

@@ -346,7 +346,7 @@ def is_retryable(exception_filter: bytes, error: BaseException) -> bool:
             retried, never = pickle.loads(exception_filter)
             return not isinstance(ended, never) and (retried is None or isinstance(ended, retried))
     except Exception as reason:  # noqa: BLE001 - the classes are the user's, and may refuse to load or to be compared
-        log.error("an exception filter cannot be asked, and nothing is retried error=%s", described(reason))
+        log.error("tasks.exception_filter_failed error=%s: nothing is retried", described(reason))
         return False
 
 

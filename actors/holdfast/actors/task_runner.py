@@ -132,7 +132,7 @@ def _box(owner: str, place: str) -> BundleBox | None:
         return BundleBox(owner, place)
     except OSError as error:
         # As on another machine: each task is reported before the next one.
-        log.warning("tasks.no_box error=%s", error)
+        log.warning("tasks.bundle_box_unavailable error=%s", error)
         return None
 
 

@@ -77,7 +77,7 @@ user_hooks = _Guard(spares_interrupts=True)
 
 
 def serve(loop: asyncio.AbstractEventLoop, whose: str) -> None:
-    """Run an event loop that several share until it is stopped, or until something in it ends it: then begin anew.
+    """Run a shared event loop until it is stopped, or until user code ends it: then the caller runs it again.
 
     Coroutines that are guarded end no loop. What they start beside themselves is not guarded: asyncio has a
     `SystemExit` or a `KeyboardInterrupt` of any task or callback leave through the loop, which can go on all the same.
@@ -89,7 +89,7 @@ def serve(loop: asyncio.AbstractEventLoop, whose: str) -> None:
     try:
         loop.run_forever()
     except BaseException as error:  # noqa: BLE001 - the user's code may raise anything, and others wait on this loop
-        log.error("user code ended an event loop, which goes on loop=%r error=%s", whose, described(error))
+        log.error("user_code.ended_event_loop loop=%r error=%s: the loop is run again", whose, described(error))
 
 
 def runs_user_code(function: _F) -> _F:
@@ -98,12 +98,12 @@ def runs_user_code(function: _F) -> _F:
 
 
 def what_ended(error: BaseException) -> BaseException:
-    """What ended user code, when a guard has put an error in its place."""
+    """Give the error that ended user code, out of the one by which a guard has replaced it."""
     return error.error if isinstance(error, EndedError) else error
 
 
 def as_exception(error: BaseException) -> Exception:
-    """What ended user code, as it may be raised to whoever waits: what is no `Exception` is the cause of one.
+    """Give the error that ended user code in a form that can be raised to a caller: always an `Exception`.
 
     It would end the caller as it ended the call.
     """
@@ -114,7 +114,7 @@ def as_exception(error: BaseException) -> Exception:
 
 
 def said_by(error: BaseException) -> str:
-    """The text of an error. Never fails: its `__str__` is user code too."""
+    """Give the text of an error. Never fails: its `__str__` is user code too."""
     try:
         with user_hooks:
             return str(what_ended(error))
@@ -123,12 +123,12 @@ def said_by(error: BaseException) -> str:
 
 
 def described(error: BaseException) -> str:
-    """The type and the text of an error. Never fails."""
+    """Give type and text of an error. Never fails."""
     return f"{type(what_ended(error)).__name__}: {said_by(error)}"
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback of an error, as a terminal shows it. Never fails."""
+    """Give the traceback of an error, as a terminal shows it. Never fails."""
     ended = what_ended(error)
     try:
         with user_hooks:

@@ -1,4 +1,4 @@
-"""Cron texts: which minutes of a wall clock one names, and which moments those are where clocks change.
+"""Computes the times of cron texts: the minutes of a wall clock that one names, and their moments where clocks change.
 
 One rule maps a minute of the wall clock to moments:
 
@@ -52,7 +52,7 @@ _MONTH = _Field("month", 1, 12, MONTHS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cron:
-    """A cron text that was read. Make one by `Cron.read`.
+    """Holds a cron text that was read. Make one by `Cron.read`.
 
     Attributes:
         minutes, hours: Of the day, ascending.
@@ -115,7 +115,7 @@ class Cron:
             return Cron.read(_without_what_was_passed_over(text))
 
     def next_after(self, unix_s: float, zone: tzinfo) -> float | None:
-        """The first moment after a time, in seconds since the epoch; None when there is none.
+        """Find the first moment after a time, in seconds since the epoch; None when there is none.
 
         Args:
             unix_s: The time, not before the epoch.

@@ -97,7 +97,7 @@ def is_json(value: bytes | None) -> bool:
 
 
 def undecodable(value: bytes | None) -> str:
-    """Why a value cannot be decoded; empty when it can. None can."""
+    """Say why a value cannot be decoded; empty when it can. None can be decoded."""
     if value is None:
         return ""
     try:

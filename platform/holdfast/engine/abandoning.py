@@ -1,4 +1,4 @@
-"""What becomes of tasks whose value nobody can read any more.
+"""Withdraws tasks whose value can no longer be read, and gives back the events that they took.
 
 A wait for an event is withdrawn with all that can only run after it: else it
 would take events from those who wait for them now. An event that was taken and
@@ -20,7 +20,7 @@ from holdfast.engine.taken_events import give_back
 
 
 def give_up_unused(state: RunState, step: Step) -> None:
-    """Give up what nobody can read any more, of the tasks that somebody has used before."""
+    """Give up the tasks that were in use and whose value can no longer be read."""
     tails = _Tails(state)
     while state.unused or state.returned:
         if state.returned:
@@ -42,7 +42,7 @@ def give_up_unused(state: RunState, step: Step) -> None:
 
 
 def unread_above(state: RunState, task: LiveTask) -> Iterator[TaskIndex]:
-    """The tasks that go on unread and that need this one, or are it."""
+    """Find the tasks that continue although unread and that need this one, or are it."""
     seen, todo = {task.index}, [task]
     while todo:
         at = todo.pop()
@@ -71,7 +71,7 @@ class _Tails:
 
 
 def going_on_unread(state: RunState) -> list[TaskIndex]:
-    """The tasks named by splits that go on, whether or not somebody can read them, and do so after a load too."""
+    """Find the tasks named by splits that continue, read or not, and also after the run is loaded again."""
     tails = _Tails(state)
     found = [state.tasks[index] for index in state.named if state.unread.get(index, True)]
     return [
@@ -80,7 +80,7 @@ def going_on_unread(state: RunState) -> list[TaskIndex]:
 
 
 def tails_of(state: RunState) -> dict[TaskIndex, TaskIndex]:
-    """For each task that continued, and still waits for a value: the live task that will give it."""
+    """Find, for each task that continued and still waits for a value, the live task that will give it."""
     tails: dict[TaskIndex, TaskIndex] = {}
     for task in state.tasks.values():
         if task.catcher is not None:

@@ -1,4 +1,4 @@
-"""What the values of live tasks keep: the tasks that they name, and the events that they carry.
+"""Counts what the values of live tasks keep in use: the tasks that they name, and the events that they carry.
 
 A remaining task of a wait is in use as long as somebody may still ask for it:
 its split, or a value in which a user's code has put it, is held by a task whose
@@ -17,7 +17,7 @@ from holdfast.engine.values import Split, Value, events_in, keeps, names_in
 
 
 def hold(state: RunState, value: Value) -> None:
-    """One more task has this value."""
+    """Count one more task that has a value."""
     if not keeps(value):
         return
     for index in names_in(value):
@@ -31,7 +31,7 @@ def hold(state: RunState, value: Value) -> None:
 
 
 def let_go(state: RunState, value: Value) -> None:
-    """A task that had this value is forgotten."""
+    """Count one task less that has a value: it is forgotten."""
     if not keeps(value):
         return
     for index in names_in(value):
@@ -50,7 +50,7 @@ def let_go(state: RunState, value: Value) -> None:
 
 
 def note_read(state: RunState, values: Iterable[Value]) -> None:
-    """A user's code is given these values: the events in them can not go back."""
+    """Note that user code is given some values: the events in them cannot go back."""
     if not state.carried:
         return
     for value in values:
@@ -61,7 +61,7 @@ def note_read(state: RunState, values: Iterable[Value]) -> None:
 
 
 def note_kept(state: RunState, task: LiveTask, kept: Iterable[int]) -> None:
-    """A task's code has pickled these by itself: they are in use until the workflow ends."""
+    """Note tasks that a task's code has pickled by itself: they are in use until the workflow ends."""
     for index in kept:
         named = state.tasks.get(index)
         if named is not None and index not in task.kept:
@@ -70,7 +70,7 @@ def note_kept(state: RunState, task: LiveTask, kept: Iterable[int]) -> None:
 
 
 def inherit(state: RunState, task: LiveTask) -> None:
-    """A task that is not logged lets go of its inputs: it would read those that are logged again after a crash."""
+    """Keep in use what the inputs of an unlogged task hold: after a crash it would read them again."""
     for at in task.spec.inputs:
         source = state.tasks.get(at)
         if source is not None:
@@ -79,7 +79,7 @@ def inherit(state: RunState, task: LiveTask) -> None:
 
 
 def pass_holds(state: RunState, task: LiveTask, above: LiveTask) -> None:
-    """The task that stands for the value of another one holds what that one held."""
+    """Pass what a task held on to the one that stands for its value."""
     if task.holds:
         _take_over(state, above, task.holds)
 
@@ -93,7 +93,7 @@ def _take_over(state: RunState, task: LiveTask, values: Iterable[Value]) -> None
 
 
 def drop_holds(state: RunState, task: LiveTask) -> None:
-    """A task is logged, or forgotten: it runs no more."""
+    """Let go of what a task held while it could run again: it is logged, or forgotten."""
     holds, task.holds = task.holds, []
     for value in holds:
         let_go(state, value)

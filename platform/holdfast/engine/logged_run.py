@@ -1,4 +1,4 @@
-"""What the records of a run tell together: its tasks, what the result needs of them, and which events were read.
+"""Joins the records of a run: its tasks, those that the result needs, and the events that were read.
 
 Only a load from all records asks; nothing here changes a run, but for the ids
 and the scopes that the records tell.
@@ -16,7 +16,7 @@ from holdfast.engine.values import Split, Value, events_in, names_in
 
 
 class LoggedRun:
-    """The records of one run, joined.
+    """Holds the records of one run, joined.
 
     Args:
         state: Takes the root, the ids given out, and what catches around what.
@@ -94,7 +94,7 @@ class LoggedRun:
     # -- what is needed ------------------------------------------------------------------------------------------
 
     def reach(self, start: Iterable[TaskIndex]) -> set[TaskIndex]:
-        """These tasks, and all that their values need, or that who reads them may ask for."""
+        """Find some tasks, all that their values need, and all that a reader of these may ask for."""
         reached: set[TaskIndex] = set()
         todo = list(start)
         while todo:
@@ -119,7 +119,7 @@ class LoggedRun:
             yield self._tails[index]
 
     def goes_on_unread(self, index: TaskIndex) -> bool:
-        """Whether a task whose value nobody can read goes on: it needs no event, and has not ended without a record."""
+        """Whether an unread task continues: it needs no event, and has not ended without a record."""
         if not self.specs[index][1].options.checkpoint:
             return False
         below = self.reach([index])
@@ -153,7 +153,7 @@ class LoggedRun:
         return begun and node.kind is not NodeKind.WAIT
 
     def unread_events(self, state: RunState) -> list[CarriedEvent]:
-        """Events that nobody has read, nor can: a worker logged who gave them up, and the executor did not hear."""
+        """Find the events that can no longer be read: a worker logged that, and the executor did not learn of it."""
         found = [at for at in self.remaining if at not in state.tasks and at in self._image.finished]
         found = [at for at in found if self._image.finished[at].value.taken is not None]
         if not found:

@@ -126,7 +126,7 @@ class EventTaken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventGivenBack:
-    """A task that took an event was given up before anybody had read it: the event is in the inbox again.
+    """A task that took an event was withdrawn before the event was read: it is in the inbox again.
 
     What was recorded of the task is void.
     """

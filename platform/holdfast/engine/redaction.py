@@ -18,7 +18,7 @@ _NAMED = re.compile(
 
 
 def redact(given: object) -> str:
-    """A value as a text that can be shown.
+    """Give a value as a text that can be shown, without secrets.
 
     Args:
         given: A text, or whatever else was given in its place.

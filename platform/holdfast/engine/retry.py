@@ -49,7 +49,7 @@ class RetryPolicy(PlainPickle):
 
     @staticmethod
     def stored(max_attempts: int, initial_s: Any, factor: Any, max_s: Any, jitter: float) -> RetryPolicy:
-        """The policy of a row. In old ones infinity is None, and any size of number was taken."""
+        """Read the policy of a row. In old rows infinity is None, and numbers may be of any size."""
         return RetryPolicy(
             max_attempts=max_attempts,
             initial_s=FARTHEST_UNIX_S if initial_s is None else min(initial_s, FARTHEST_UNIX_S),

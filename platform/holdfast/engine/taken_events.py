@@ -35,7 +35,7 @@ def log_taken_unlogged(state: RunState, step: Step, task: TaskIndex | None = Non
 
 
 def give_back(state: RunState, event: CarriedEvent, step: Step) -> None:
-    """An event that nobody has read, nor can any more, goes back into its place."""
+    """Put an event that was not read, and can no longer be, back into its place."""
     stream, number, task = event.taken
     unlogged = [one for one in state.taken_unlogged if one.taken.number == number]
     if unlogged:

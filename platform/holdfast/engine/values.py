@@ -66,7 +66,7 @@ def keeps(value: Value) -> bool:
 
 
 def names_in(value: Value) -> Iterator[TaskIndex]:
-    """The tasks that who reads a value may ask for, once for each place where they stand."""
+    """Find the tasks that a reader of a value may ask for, once for each place where it names them."""
     for part in _parts(value):
         yield from part.names
         if isinstance(part.base, Split):
@@ -75,7 +75,7 @@ def names_in(value: Value) -> Iterator[TaskIndex]:
 
 
 def events_in(value: Value) -> Iterator[tuple[Taken, Any]]:
-    """The events of the inbox that who reads a value sees, with what each holds."""
+    """Find the events of the inbox that a reader of a value sees, with the payload of each."""
     for part in _parts(value):
         if part.taken is not None:
             yield part.taken, part.base

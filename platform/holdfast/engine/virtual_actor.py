@@ -207,7 +207,7 @@ class VirtualActor:
         return self._marks.get(mark)
 
     def waiting(self, origin: str) -> list[QueuedCall]:
-        """The calls of an origin that wait for their turn: none that runs, or has gone on as a workflow."""
+        """Find the calls of an origin that wait for their turn: none that runs, or continues as a workflow."""
         return [call for call in self._calls if call.spec.origin == origin and not self._goes_on(call)]
 
     # -- signals -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Whether two names are those of one class of virtual actors: what an actor is asked for as, and what it is.
+"""Decides whether two names are of one class of virtual actors: the one that is asked for, and the actor's own.
 
 A name is `<module>.<qualname>`, with `<locals>` as `locals`. Nothing here knows the classes themselves.
 """

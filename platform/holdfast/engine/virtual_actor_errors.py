@@ -151,7 +151,7 @@ class CallWithdrawnError(VirtualActorError):
 
 
 class CallCancelledError(VirtualActorError, WorkflowCancellationError):
-    """A call of a virtual actor was cancelled while somebody waited for its result."""
+    """A call of a virtual actor was cancelled while a caller waited for its result."""
 
     def __init__(self, actor_id: str, call: str) -> None:
         WorkflowCancellationError.__init__(self, f"{actor_id}/{call}")
@@ -181,7 +181,7 @@ class CallNotFoundError(VirtualActorError, WorkflowNotFoundError):
 
 
 class VirtualActorNotCancellableError(VirtualActorError, ValueError):
-    """A virtual actor was to be cancelled: its calls can be, and it can be reset or deleted."""
+    """A virtual actor itself cannot be cancelled: its calls can be, and it can be reset or deleted."""
 
     def __init__(self, actor_id: str, call: str) -> None:
         super().__init__(actor_id, call)
@@ -227,7 +227,7 @@ class VirtualActorVersionError(VirtualActorError):
 
 
 class AttemptAbandonedError(VirtualActorError):
-    """A method that was cancelled, or ran over its time, asks for something: nobody waits for it any more."""
+    """A method that was cancelled, or ran over its time limit, asks for something: its call no longer waits for it."""
 
     def __init__(self, actor_id: str, call: str) -> None:
         super().__init__(actor_id, call)
@@ -281,7 +281,7 @@ class ReminderNotFoundError(VirtualActorError, ValueError):
 
 
 class OtherClassError(VirtualActorError):
-    """A virtual actor is asked for as one of a class, and is of another one."""
+    """A virtual actor is of another class than the one that it is asked for as."""
 
     def __init__(self, actor_id: str, class_name: str, asked_for: str) -> None:
         super().__init__(actor_id, class_name, asked_for)

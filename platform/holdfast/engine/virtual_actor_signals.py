@@ -134,7 +134,7 @@ class CallWithdrawn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallCancelled:
-    """Somebody ends a call: one that waits, runs, or holds the mailbox. What it has not committed is not to be seen.
+    """A call is cancelled that waits, runs, or holds the mailbox. What it has not committed takes no effect.
 
     Attributes:
         number: Which.
@@ -147,7 +147,7 @@ class CallCancelled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorReset:
-    """Somebody gets a stuck actor going: the first call of the mailbox is ended, and nothing holds up the others.
+    """A stuck actor is reset: the first call of the mailbox is ended, and nothing holds up the others.
 
     Attributes:
         state: The state to go on from; UNCHANGED for the one that is committed.

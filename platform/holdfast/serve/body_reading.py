@@ -33,7 +33,7 @@ class BodyReader:
         self._freed = asyncio.Condition()
 
     async def read(self, request: Request) -> bytes:
-        """The body of a request.
+        """Read the body of a request.
 
         Raises:
             RefusedError: 408 or 413.

@@ -1,4 +1,4 @@
-"""The body of a posted event: what it has to say it is, and what its fields are."""
+"""Reads the body of a posted event: checks its content type and its fields."""
 
 from __future__ import annotations
 

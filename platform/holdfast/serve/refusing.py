@@ -1,4 +1,4 @@
-"""What a request that is not taken is answered."""
+"""Defines the answers to requests that are refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class RefusedError(Exception):
-    """A request that is not taken; says what to answer.
+    """A request is refused; the error holds the answer.
 
     Attributes:
         status: The HTTP status.
@@ -21,7 +21,7 @@ class RefusedError(Exception):
 
 
 def wrong_field(kind: str, message: str, *where: str) -> RefusedError:
-    """422 for one field.
+    """Make the answer 422 about one field.
 
     Args:
         kind: A word for programs.

@@ -1,4 +1,4 @@
-"""Tells requests that are meant for this service from those that a web page has somebody's browser make.
+"""Refuses requests that a foreign web page has a browser make, and accepts those meant for this service.
 
 A browser sends a page's requests wherever the page says, a loopback port among others, and names the page in `Origin`.
 A page whose name is made to stand for this machine (DNS rebinding) gives itself away in `Host`. A token no page knows.
@@ -20,7 +20,7 @@ ANY = "*"
 
 
 class RequestGuard:
-    """Checks `Host` and `Origin`.
+    """Checks `Host` and `Origin` of requests.
 
     Args:
         allowed_hosts: Names and addresses under which the service is asked, beside loopback ones and the address that a
@@ -71,7 +71,7 @@ class RequestGuard:
             return False
 
     def answer_headers(self, headers: Headers) -> dict[str, str]:
-        """What lets a browser give the answer to a page that may post; empty for all others."""
+        """Give the headers by which a browser shows the answer to a page that may post; none for others."""
         origin = headers.get("origin")
         if origin is None or not self._origins or not self.allows_origin(origin, headers.get("host", "")):
             return {}

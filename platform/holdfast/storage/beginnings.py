@@ -1,4 +1,4 @@
-"""Where the reading of a source begins: fixed before whoever asks for it first is told that it is accepted.
+"""Fixes where the reading of a source begins, before the first request for it is accepted.
 
 What was there before is older than those who are accepted after that, whatever the times say that its messages bear.
 Nothing here knows what a source is read by.
@@ -25,7 +25,7 @@ def has_begun(txn: ReadTransaction, name: str) -> bool:
 
 
 def ask_for(txn: WriteTransaction, name: str, *, decoded: bool) -> bool:
-    """Have a source read, for somebody who is about to be accepted. Again: no effect.
+    """Note that a source is to be read, for a request that is about to be accepted. Again: no effect.
 
     Args:
         txn: The transaction.
@@ -40,7 +40,7 @@ def ask_for(txn: WriteTransaction, name: str, *, decoded: bool) -> bool:
 
 
 def oldest_unix_s(txn: ReadTransaction) -> float | None:
-    """When the oldest workflow was submitted that may still ask for any source; None for none."""
+    """Find when the oldest workflow was submitted that may still ask for any source; None for none."""
     since: float | None = None
     for status in (WorkflowStatus.RUNNING, WorkflowStatus.PENDING, WorkflowStatus.RESUMABLE):
         for oldest in list_by_ids(txn, list_seqs(txn, status, limit=1)):
@@ -49,13 +49,13 @@ def oldest_unix_s(txn: ReadTransaction) -> float | None:
 
 
 def note_absent(txn: WriteTransaction, names: Sequence[str]) -> None:
-    """These are asked for and not there yet: when they are, all of them is new."""
+    """Note sources that are asked for and do not exist yet: once they do, they are read from their beginning."""
     for source in _not_begun(txn, names):
         event_store.save_source(txn, replace(source, absent=True))
 
 
 def note_late(txn: WriteTransaction, names: Sequence[str], now_unix_s: float) -> None:
-    """Somebody is accepted before it is fixed where to begin with these: the times of messages are to say it."""
+    """Note sources whose beginning was not fixed in time: the timestamps of messages decide it."""
     for source in _not_begun(txn, names):
         since_unix_s = now_unix_s if source.since_unix_s is None else source.since_unix_s
         event_store.save_source(txn, replace(source, late=True, since_unix_s=since_unix_s))

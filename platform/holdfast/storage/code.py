@@ -102,7 +102,7 @@ class CodeStore:
         return content
 
     def size(self, name: str) -> int:
-        """Of how many bytes the content with this hash is; 0 when it is not there."""
+        """How many bytes the content with a hash has; 0 when it is not there."""
         try:
             return self._path(name).stat().st_size
         except FileNotFoundError:
@@ -113,7 +113,7 @@ class CodeStore:
         return self._path(name).is_file()
 
     def names_before(self, unix_s: float) -> list[str]:
-        """Hashes of what has not been stored, or stored again, since a time, in seconds since the epoch."""
+        """Find the hashes of content that was not stored, or stored again, since a time, in seconds since the epoch."""
         return [
             entry.name
             for shelf in self.root.iterdir()
@@ -123,7 +123,7 @@ class CodeStore:
         ]
 
     def remove(self, name: str, unless_since_unix_s: float) -> bool:
-        """Remove what has not been stored again since a time. Returns whether it has gone."""
+        """Remove content unless it was stored again since a time. Returns whether it is gone."""
         path = self._path(name)
         # Out of the way first: whoever stores it at this moment either finds it, and it comes back, or writes it anew.
         aside = path.with_name(f"{name}{_ASIDE}")

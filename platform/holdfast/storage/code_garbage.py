@@ -1,4 +1,4 @@
-"""Code and packages that no row names: what is left of workflows, schedules and rules that were removed."""
+"""Removes code and packages that no row names: what is left of removed workflows, schedules and rules."""
 
 from __future__ import annotations
 

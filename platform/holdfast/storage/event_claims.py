@@ -1,4 +1,4 @@
-"""Which events of a source have been promised to somebody: they are not removed, however old they are.
+"""Finds the events of a source that a reader or a rule is still to get: they are not removed, however old.
 
 An event is promised while a row names what it is for: one that is yet to start a workflow or to call a virtual actor,
 and one that a workflow that waits has not read yet. Nothing is removed here.
@@ -17,7 +17,7 @@ from holdfast.storage.interface import ReadTransaction
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What is promised of one source.
+    """Holds the claims of readers and rules to the events of one source.
 
     Attributes:
         to_start: Number of the first event that is yet to start a workflow or to call an actor; None for none.
@@ -28,7 +28,7 @@ class Claims:
     unread: Mapping[str, int]
 
     def hold(self, number: int, selected_by: Iterable[str]) -> bool:
-        """Whether an event is promised to somebody.
+        """Whether a reader or a rule is still to get an event.
 
         Args:
             number: Its number.
@@ -40,7 +40,7 @@ class Claims:
 
 
 def claims_of(txn: ReadTransaction, source: int) -> Claims:
-    """What is promised of the source of a number."""
+    """Read the claims to the events of a source, by its number."""
     unread: dict[str, int] = {}
     for rows in (layout.WAKES, layout.UNREAD):
         for key, raw in txn.scan(rows):

@@ -82,7 +82,7 @@ def _not_told_of(txn: WriteTransaction, seq: int, source: int, text: str) -> Non
 
 
 def leave_unread(txn: WriteTransaction, seq: int) -> None:
-    """Nobody drives the workflow at present: what is there for it stays for when it is resumed, and nobody is told."""
+    """Note that no executor drives a workflow at present: its events stay for when it is resumed."""
     for key, raw in list(txn.scan(layout.wake(seq))):
         _, text = _stream(raw)
         txn.put(layout.unread(seq, layout.wake_source(key), text), raw)

@@ -202,7 +202,7 @@ def _decode_source(number: int, raw: bytes) -> Source:
 
 
 def save_source(txn: WriteTransaction, source: Source) -> None:
-    """Write what is known of a source."""
+    """Write the row of a source."""
     txn.put(layout.source(source.number), orjson.dumps({name: getattr(source, name) for name in _SOURCE_FIELDS}))
 
 
@@ -416,7 +416,7 @@ def _decode_event(number: int, raw: bytes) -> StoredEvent:
 
 
 def put_back(txn: WriteTransaction, source: Source, number: int, event: IncomingEvent, now_unix_s: float) -> None:
-    """Have an event in the log again that has expired, under the number that it had."""
+    """Put an expired event back into the log, under its old number."""
     raw = _encode_event(event, now_unix_s)
     txn.put(layout.source_event(source.number, number), raw)
     if event.key is not None:

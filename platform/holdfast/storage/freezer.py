@@ -1,4 +1,4 @@
-"""The kernel's freezer, which holds all processes of a control group still: a container that is paused, for one."""
+"""Thaws control groups that the kernel's freezer suspends with all their processes, as paused containers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Freezer:
 
 
 def freezing(process: int) -> Sequence[Freezer]:
-    """The control groups that hold a process still; none when it moves, or is where nothing can be seen of them."""
+    """Find the frozen control groups of a process; none when it is not frozen, or when they cannot be seen."""
     try:
         lines = Path(f"/proc/{process}/cgroup").read_text().splitlines()
     except OSError:
@@ -43,7 +43,7 @@ def freezing(process: int) -> Sequence[Freezer]:
 
 @contextmanager
 def thawed(freezers: Sequence[Freezer]) -> Iterator[None]:
-    """Let what is frozen move while the block runs.
+    """Thaw control groups while the block runs.
 
     Raises:
         OSError: This user may not do that.

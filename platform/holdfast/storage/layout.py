@@ -358,12 +358,12 @@ def wake(seq: int, source_number: int | None = None, selector: str = "") -> byte
 
 
 def wake_seq(key: bytes) -> int:
-    """The workflow of a wake row, or of an unread one."""
+    """Give the workflow of a wake row, or of an unread one."""
     return unpack(key[1:9])
 
 
 def wake_source(key: bytes) -> int:
-    """The source of a wake row, or of an unread one."""
+    """Give the source of a wake row, or of an unread one."""
     return unpack(key[9:17])
 
 
@@ -371,7 +371,7 @@ UNREAD = b"Y"
 
 
 def unread(seq: int, source_number: int | None = None, selector: str = "") -> bytes:
-    """A workflow that nobody drives, and for which there is an event to pull when it is resumed."""
+    """Make the key for a workflow that no executor drives, and that has an event to pull when it is resumed."""
     prefix = b"Y" + pack(seq)
     return prefix if source_number is None else prefix + pack(source_number) + _digest(selector)
 

@@ -1,4 +1,4 @@
-"""Who holds the store's lock, and whether it moves: as LMDB's lock file and the kernel say it. Decides nothing."""
+"""Finds the holder of the store's lock, and whether it moves, from LMDB's lock file and the kernel. Decides nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What changes of a thread when it does anything: if they are equal, seen one after the other, it did nothing.
+    """Holds counters of a thread that change when it does anything: equal ones, read twice, show that it did nothing.
 
     Attributes:
         state: The kernel's letter.
@@ -45,17 +45,17 @@ class Marks:
 
     @property
     def at_work(self) -> bool:
-        """Whether it has a CPU, waits for one, or waits for a disk: that is none of its doing."""
+        """Whether the thread has a CPU, waits for one, or waits for a disk."""
         return not self.frozen and self.state in ("R", "D")
 
 
 def named_threads(lock_file: Path) -> set[int]:
-    """Numbers in the head of the lock file that may be that of the thread which holds the lock."""
+    """Find the numbers in the head of the lock file that may be those of the thread that holds the lock."""
     return {word & _THREAD_BITS for word in _head(lock_file) if word & _THREAD_BITS > 1}
 
 
 def owners(lock_file: Path, *, sure: bool = True) -> list[Owner]:
-    """The threads that hold a lock, of other processes that have the file open.
+    """Find the threads that hold a lock, of other processes that have the file open.
 
     Args:
         lock_file: This process has it open, too.
@@ -70,17 +70,17 @@ def owners(lock_file: Path, *, sure: bool = True) -> list[Owner]:
 
 
 def state_of(thread: int) -> str:
-    """The kernel's letter for what a thread does; empty when it is gone."""
+    """Read the kernel's letter for the state of a thread; empty when it is gone."""
     return _status(thread).get("State", " ")[0].strip()
 
 
 def process_of(thread: int) -> int:
-    """Whose thread it is; 0 when it is gone."""
+    """Find the process of a thread; 0 when it is gone."""
     return int(_status(thread).get("Tgid", 0))
 
 
 def marks_of(owner: Owner) -> Marks | None:
-    """What a thread has done so far; None when it is gone, or nothing says so."""
+    """Read the marks of a thread; None when it is gone, or they cannot be read."""
     status = _status(owner.thread)
     try:
         fields = Path(f"/proc/{owner.process}/task/{owner.thread}/stat").read_text().rpartition(")")[2].split()
@@ -91,7 +91,7 @@ def marks_of(owner: Owner) -> Marks | None:
 
 
 def start_of(lock_file: Path, process: int) -> int | None:
-    """Where a process has the file mapped; None when it has not."""
+    """Find the address at which a process has the file mapped; None when it has not."""
     try:
         lines = Path(f"/proc/{process}/maps").read_text().splitlines()
     except OSError:

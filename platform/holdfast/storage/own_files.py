@@ -1,4 +1,4 @@
-"""Files and folders of this user alone: no other one reads, holds, replaces or prepares them.
+"""Makes files and folders that only this user can read, lock, replace or prepare.
 
 The one place that makes a file or a folder, in the storage folder and where the machine's users meet (`/tmp`,
 `/dev/shm`). There a name says nothing about its owner: anybody may have taken it first. So what is found under one is
@@ -27,7 +27,7 @@ _MEMORY = Path("/dev/shm")
 
 
 def make_folder(path: Path, *, exist_ok: bool = True) -> bool:
-    """Make a folder that only this user enters, whatever the umask; those above it as the umask has them.
+    """Make a folder that only this user can enter, whatever the umask; its parents as the umask has them.
 
     Returns:
         Whether it was made. One that is there stays as it is.
@@ -49,7 +49,7 @@ def make_folder(path: Path, *, exist_ok: bool = True) -> bool:
 
 
 def create_file(path: Path) -> int:
-    """Make a new file that only this user opens, whatever the umask. Returns its descriptor, to read and write.
+    """Make a new file that only this user can open, whatever the umask. Returns its descriptor, to read and write.
 
     Raises:
         FileExistsError: The name is taken.
@@ -91,7 +91,7 @@ def open_own(path: Path) -> int:
 
 
 def is_own_folder(path: Path) -> bool:
-    """Whether a folder is one that this user has made, and nobody else may enter: a name says nothing."""
+    """Whether a folder was made by this user, and only this user can enter it: its name is no proof."""
     try:
         found = path.lstat()
     except OSError:
@@ -116,7 +116,7 @@ def close_to_others(path: Path) -> bool:
 
 
 def close_all_to_others(paths: Iterable[Path]) -> int:
-    """The same for files and for folders with all that is in them, which may be removed by others meanwhile.
+    """Leave files, and folders with all that is in them, to their owner alone. They may vanish during that.
 
     Returns:
         How many were left as they were: links, another user's, and those beyond a great number.
@@ -134,17 +134,17 @@ def close_all_to_others(paths: Iterable[Path]) -> int:
 
 
 def shared_memory() -> Path:
-    """Where files lie in the machine's memory; the folder of temporary files where there is no such place."""
+    """Give the folder for files in the machine's memory; that of temporary files where there is none."""
     return _MEMORY if _MEMORY.is_dir() else temporary_files()
 
 
 def temporary_files() -> Path:
-    """The folder of temporary files, as this process has it."""
+    """Give the folder of temporary files of this process."""
     return Path(tempfile.gettempdir())
 
 
 def own_folder(shared: Path) -> Path:
-    """This user's folder in one that all users of the machine share; the same for all its processes.
+    """Give this user's folder in one that all users of the machine share; the same for all its processes.
 
     Raises:
         PermissionError: Another user has its name, or it is a link.

@@ -167,7 +167,7 @@ def _is_to_be_read(txn: ReadTransaction, seq: int) -> bool:
         number = actor_store.call_of_name(txn, actor, row.workflow_id[len(actor_id) + 1 :])
         call = None if number is None else actor_store.get_call(txn, actor, number)
     except (StorageCorruptError, *UNREADABLE) as error:
-        log.warning("whether a call waits for workflow number %d is not known, it may be removed: %s", seq, error)
+        log.warning("retention.waiting_call_unknown workflow_seq=%d error=%s: it may be removed", seq, error)
         return False
     return isinstance(call, QueuedCall) and call.continues is not None and call.continues.nonce == row.nonce
 

@@ -69,12 +69,12 @@ class WriterWatch:
                 ended = self._suspicion.look()
                 if ended is not None:
                     log.error(
-                        "storage.suspended_writer pid=%d: it held the store and did not move; it was ended", ended
+                        "storage.suspended_writer pid=%d: it held the store and did not move; it was killed", ended
                     )
 
 
 def release_stopped_writer(folder: Path) -> int | None:
-    """Have a stopped or frozen process that holds the writer's lock let go of it. It is as it was afterwards.
+    """Have a stopped or frozen process release the writer's lock, and stop or freeze it again.
 
     Args:
         folder: Where `lock.mdb` is; this process has it open.
@@ -93,7 +93,7 @@ def release_stopped_writer(folder: Path) -> int | None:
 
 
 class Suspicion:
-    """Ends a writer that does not move, and of which nothing else lets the store free.
+    """Kills a writer that does not move, where nothing else frees the store from it.
 
     Args:
         folder: Where `lock.mdb` is; this process has it open.
@@ -105,7 +105,7 @@ class Suspicion:
         self._looks = 0
 
     def look(self) -> int | None:
-        """Look once, a while after the last time, while somebody waits for the lock.
+        """Look at the lock holder once more, while this process waits for the lock.
 
         Returns:
             The process that was ended, if one was.
@@ -124,7 +124,7 @@ class Suspicion:
         except ProcessLookupError:
             return None
         except PermissionError:
-            log.error("storage.suspended_writer pid=%d: it holds the store and does not move; end it", process)
+            log.error("storage.suspended_writer pid=%d: it holds the store and does not move; kill it", process)
             return None
         return process
 

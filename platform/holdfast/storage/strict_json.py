@@ -1,4 +1,4 @@
-"""JSON, read and written by one rule wherever it comes in: metadata of Python, bodies of HTTP, values of Kafka.
+"""Reads and writes JSON by one rule for all that comes in: metadata in Python, bodies over HTTP, values of Kafka.
 
 - NaN, Infinity, and numbers that no float holds (`1e999`) are not JSON.
 - Half of a surrogate pair is not text.
@@ -30,7 +30,7 @@ _DEEPEST = 200
 
 
 def parse(text: bytes, where: str = "the text") -> Any:
-    """Read a text that comes in.
+    """Read a JSON text that comes in.
 
     Args:
         text: UTF-8.
@@ -47,7 +47,7 @@ def parse(text: bytes, where: str = "the text") -> Any:
 
 
 def parse_accepted(text: bytes) -> Any:
-    """Read a text that was taken in, maybe by an older version: of a key that comes twice the last one counts.
+    """Read a JSON text that was accepted before, maybe by an older version: the last one of equal keys counts.
 
     Raises:
         NotJsonError: It is not JSON.
@@ -60,7 +60,7 @@ def parse_accepted(text: bytes) -> Any:
 
 
 def check_metadata(value: Any, parameter: str = "metadata") -> dict[str, Any]:
-    """User metadata as it will be read back: later changes of the user's dict are not meant.
+    """Check user metadata, and copy it as it will be read back: later changes of the user's dict do not count.
 
     Args:
         value: What was given; None for none.

@@ -66,7 +66,7 @@ def delete_actor(platform: Platform, actor_id: str) -> bool:
 
 
 def cancel_call(platform: Platform, call_id: str) -> bool:
-    """End the call `<actor id>/<call>`. Returns whether there is such an actor.
+    """Cancel the call `<actor id>/<call>`. Returns whether there is such an actor.
 
     Raises:
         VirtualActorNotCancellableError: It is the id of an actor itself.
@@ -91,7 +91,7 @@ def cancel_call(platform: Platform, call_id: str) -> bool:
 
 
 def end_call_of(platform: Platform, workflow_id: str) -> None:
-    """End the call that has gone on as a workflow, which was cancelled: it does not hold up the mailbox."""
+    """Cancel the call that continues as a cancelled workflow, so that it does not hold up the mailbox."""
     for actor_id, name in _calls_of(workflow_id):
         place = find_place(platform, actor_id)
         if place is not None:
@@ -100,7 +100,7 @@ def end_call_of(platform: Platform, workflow_id: str) -> None:
 
 
 def reset_actor(platform: Platform, actor_id: str, state: ActorState | None, expected_version: int | None) -> bool:
-    """End the call that an actor is stuck in, and give it another state. Returns whether there is one of this id.
+    """End the call that an actor is stuck in, and give the actor a state. Returns whether there is one of this id.
 
     Raises:
         VirtualActorVersionError: Its state is of another version.
@@ -112,7 +112,7 @@ def reset_actor(platform: Platform, actor_id: str, state: ActorState | None, exp
 
 
 def _calls_of(call_id: str) -> Iterator[tuple[str, str]]:
-    """(actor id, call) that an id may name: either may have a slash in it."""
+    """Find the pairs (actor id, call) that an id may name: either may have a slash in it."""
     at = call_id.rfind("/")
     while at > 0:
         if call_id[at + 1 :]:

@@ -343,7 +343,7 @@ def get_metadata(workflow_id: str, task_id: str | None = None, *, name: str | No
 
 
 def cancel(workflow_id: str) -> None:
-    """Stop a workflow for good; or one call of a virtual actor, `<actor id>/<call>`.
+    """Cancel a workflow, permanently; or one call of a virtual actor, `<actor id>/<call>`.
 
     Raises:
         WorkflowNotFoundError: There is no such workflow, and no such call.

@@ -19,7 +19,7 @@ BEGUN_WITHIN_S = 10.0
 
 
 def begin_to_read(platform: Platform, streams: Iterable[tuple[str, str] | None]) -> None:
-    """Fix where the reading of these streams begins, before whoever asks for them is told that it is accepted.
+    """Fix where the reading of some streams begins, before the request that names them is accepted.
 
     Args:
         platform: Asked for those sources that this process has not asked it for.

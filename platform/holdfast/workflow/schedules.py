@@ -229,7 +229,7 @@ def _terms(cron: Any, every_s: Any, at: Any, timezone: Any, overlap: Any, catch_
 
 
 def checked_overlap(overlap: Any) -> Overlap:
-    """What a user gives as `overlap`, also of a reminder."""
+    """Check the `overlap` of a schedule or reminder."""
     kinds = [kind.value for kind in Overlap]
     if overlap not in kinds:
         raise ValueError(f"overlap must be one of {', '.join(map(repr, kinds))}, not {overlap!r}")
@@ -237,7 +237,7 @@ def checked_overlap(overlap: Any) -> Overlap:
 
 
 def checked_catch_up(catch_up_s: Any) -> float:
-    """What a user gives as `catch_up_s`, also of a reminder."""
+    """Check the `catch_up_s` of a schedule or reminder."""
     # With less, a time that is looked at a little late would be dropped.
     return check_number(
         "catch_up_s", catch_up_s, least=_LEAST_CATCH_UP_S, rule=f"{_LEAST_CATCH_UP_S:g} seconds or more"

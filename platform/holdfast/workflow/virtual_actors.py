@@ -181,7 +181,7 @@ class VirtualActorMethod(Generic[_P, _R]):
     def request(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, waits: bool = True
     ) -> tuple[CallRequest, ActorPlace, bool]:
-        """What a call says to the host, checked; the actor's place; and whether the method only reads.
+        """Check a call, and make its request; give the actor's place too, and whether the method only reads.
 
         Args:
             args: Of the call.
@@ -510,7 +510,7 @@ def list_actors(
 
 
 def reset_actor(actor_id: str, *, state: Any = None, expected_version: int | None = None) -> None:
-    """Get a virtual actor going that is stuck: end the call that runs or holds up the others, and give it a state.
+    """Reset a stuck virtual actor: end the call that runs or holds up the others, and give the actor a state.
 
     Args:
         actor_id: The actor.

@@ -64,7 +64,7 @@ class Attempts:
 
     @property
     def running(self) -> int:
-        """How many run that somebody waits for."""
+        """How many attempts run that a call waits for."""
         return len(self._attempts)
 
     def run(self, row: ActorRow, epoch: int, command: RunMethod) -> None:

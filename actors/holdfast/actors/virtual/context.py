@@ -67,7 +67,7 @@ def running_call(context: CallContext) -> Iterator[None]:
 
 
 def refuse_left() -> None:
-    """Refuse what a method asks for that was cancelled, or ran over its time: it may be run anew elsewhere.
+    """Refuse requests of a method that was cancelled, or ran over its time limit: its call may run elsewhere.
 
     Raises:
         AttemptAbandonedError: This code runs in such a method.
@@ -79,7 +79,7 @@ def refuse_left() -> None:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Say that the method which runs, if any, waits for somebody else, for as long as the block does.
+    """Note that the method that runs, if any, waits for another call while the block runs.
 
     Raises:
         AttemptAbandonedError: Nobody waits for that method any more.

@@ -196,7 +196,7 @@ class ActorCore:
         return self._actors.held
 
     def is_wanted(self, seq: int, epoch: int, call: tuple[int, int]) -> bool:
-        """Whether an attempt, (number, attempt) of its call, is still to be run under this lease."""
+        """Whether an attempt, (number, attempt) of its call, is still wanted under this lease."""
         held = self._actors.held.get(seq)
         return held is not None and held.epoch == epoch and held.machine.running == call
 

@@ -171,7 +171,7 @@ class VirtualActorHost:
         self._loop.call_later(_LOOK_EVERY_S, self._look)
 
     def _end_if_full(self) -> None:
-        """End this process when too much was left behind in it; what else runs has a moment to come to its end."""
+        """End this process when too many methods were left behind in it; the others have a moment to finish."""
         left = self._runner.left_behind
         if left < MOST_LEFT_BEHIND:
             self._end_by_s = None
@@ -180,7 +180,7 @@ class VirtualActorHost:
             self._end_by_s = time.monotonic() + _PATIENCE_S
         if self._attempts.running and time.monotonic() < self._end_by_s:
             return
-        log.warning("a host is made anew host=%s left_behind=%d running=%d", self._name, left, self._attempts.running)
+        log.warning("host.restart host=%s left_behind=%d running=%d", self._name, left, self._attempts.running)
         self._black_box.forget_who_runs()
         # Threads cannot be ended otherwise. Ray starts the host again, and who waits asks again.
         os._exit(1)
@@ -325,7 +325,7 @@ class VirtualActorHost:
         return self._for_client(await self._operate(ResumeActor(actor_id=actor_id, nonce=nonce)))
 
     async def cancel_call(self, actor_id: str, name: str, gone_on: bool = False) -> ActorDone | Elsewhere | Exception:
-        """End a call, and the workflow that it has gone on as."""
+        """Cancel a call, and the workflow that continues it."""
         return await self._ended(
             actor_id, await self._operate(CancelCall(actor_id=actor_id, name=name, gone_on=gone_on))
         )
@@ -333,7 +333,7 @@ class VirtualActorHost:
     async def reset(
         self, actor_id: str, nonce: str, state: ActorState | None, expected_version: int | None
     ) -> ActorDone | Elsewhere | Exception:
-        """End the call that an actor is stuck in, and give it another state."""
+        """End the call that an actor is stuck in, and give the actor another state."""
         try:
             state = await self._requests.state(actor_id, state)
         except StorageError as error:

@@ -284,7 +284,7 @@ def accepted(seq: int, call: QueuedCall | None) -> CallAccepted:
 
 
 def check_called(row: ActorRow, class_name: str) -> None:
-    """Refuse a caller who takes an actor for one of another class, as by a handle that outlived its actor.
+    """Refuse a caller that asks for an actor as one of another class, as by a handle that outlived its actor.
 
     Args:
         row: The actor.
@@ -299,7 +299,7 @@ def check_called(row: ActorRow, class_name: str) -> None:
 
 
 def newest_class(row: ActorRow, spec: ActorSpec) -> ActorSpec:
-    """The class of an actor that is asked for as one of a class: that, or what is stored if that is newer.
+    """Give the class that an actor has when it is asked for as one of a class: the newer one of that and its own.
 
     Raises:
         OtherClassError: It is of another class.

@@ -141,7 +141,7 @@ class ResumeActor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelCall:
-    """End a call, wherever it has come to; of one that is over nothing happens.
+    """Cancel a call in any of its stages; one that is over stays as it is.
 
     Attributes:
         actor_id: Whose.
@@ -156,7 +156,7 @@ class CancelCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetActor:
-    """End what a stuck actor is stuck in.
+    """End the call that an actor is stuck in, and give the actor a state.
 
     Attributes:
         actor_id: Which.

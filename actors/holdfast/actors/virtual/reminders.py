@@ -88,7 +88,7 @@ def _timing(change: SetReminder, now_unix_s: float) -> Timing:
 
 
 def pass_over(txn: WriteTransaction, seq: int, reminder: Reminder, now_unix_s: float) -> None:
-    """Go on to the first time that makes a call of its own, where several have passed.
+    """Move a reminder to the first time that makes a call of its own, where several have passed.
 
     Semantics: with `catch_up_s` times that are longer ago are missed. Without it they are as one, the last of them:
     all that have passed when only one call may wait, those of more than `EACH_S` ago when each has a call.
@@ -108,7 +108,7 @@ def pass_over(txn: WriteTransaction, seq: int, reminder: Reminder, now_unix_s: f
     if due == first:
         return
     if due is None:
-        log.warning("a reminder is dropped that was due too long ago name=%s due_unix_s=%s", reminder.name, first)
+        log.warning("reminder.dropped name=%s due_unix_s=%s: it was due too long ago", reminder.name, first)
         actor_reminders.drop(txn, seq, reminder)
         return
     moved = replace(reminder, next_due_unix_s=due, missed_until_unix_s=missed_until)
@@ -116,14 +116,14 @@ def pass_over(txn: WriteTransaction, seq: int, reminder: Reminder, now_unix_s: f
 
 
 def repeats(reminder: Reminder) -> bool:
-    """Whether it has more than one time; one that has not is never done without."""
+    """Whether a reminder has more than one time; the only time of one always makes its call."""
     return Timing.from_json(reminder.timing).at_unix_s is None
 
 
 def take_due(
     txn: WriteTransaction, seq: int, reminder: Reminder, *, called: bool = True, skipped: int = 0
 ) -> float | None:
-    """A reminder is done with its time: go on to the next one.
+    """Move a reminder from the time that is due to the next one.
 
     Args:
         txn: The caller's.
@@ -151,7 +151,7 @@ def take_due(
 
 
 def origin_of(reminder: Reminder) -> str:
-    """Who asked for its calls, as they say themselves."""
+    """Give the origin that the calls of a reminder bear."""
     return f"reminder {reminder.name}"
 
 

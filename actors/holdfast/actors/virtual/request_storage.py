@@ -99,7 +99,7 @@ class RequestStorage:
         return request.nonce if request.made_of is not None else None
 
     async def state(self, actor_id: str, state: ActorState | None) -> ActorState | None:
-        """A state that is given from outside, durable if it is large.
+        """Store a state that was given from outside, in a file if it is large.
 
         Raises:
             StorageError: It could not be written.

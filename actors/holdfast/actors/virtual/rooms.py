@@ -39,7 +39,7 @@ class Attempt:
         return self._left
 
     def go_on(self, coroutine: Any, done: Callable[[], None]) -> None:
-        """Go on as a coroutine, on the event loop of the class.
+        """Continue an attempt as a coroutine, on the event loop of the class.
 
         Args:
             coroutine: What is left to do.
@@ -53,7 +53,7 @@ class Attempt:
         self._room.left(self)
 
     def over(self) -> None:
-        """It has come to its end, whether somebody waits for it or not."""
+        """Note that the attempt has ended, whether or not a call waits for it."""
         self._room.over(self)
 
 
@@ -99,7 +99,7 @@ class Room:
         return len(self._behind)
 
     def over(self, attempt: Attempt) -> None:
-        """An attempt has come to its end."""
+        """Note that an attempt has ended."""
         with self._lock:
             attempt._over = True
             self._behind.discard(attempt)

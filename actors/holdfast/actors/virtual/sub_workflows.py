@@ -125,7 +125,7 @@ class SubWorkflows:
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def end(self, workflow_id: str, actor_id: str) -> None:
-        """Cancel the workflow of a call that is over, unless it has ended; of another one nothing happens."""
+        """Cancel the workflow of a call that is over, unless it has ended. Another call's workflow stays as it is."""
         while True:
             with self._folder.kv.read() as txn:
                 found = store.find(txn, workflow_id)
@@ -137,7 +137,7 @@ class SubWorkflows:
                 await self._ask(workflow_id, "cancel", workflow_id, uuid.uuid4().hex)
                 return
             except RayError as error:
-                log.info("a workflow of a virtual actor is cancelled again workflow_id=%s: %s", workflow_id, error)
+                log.info("actor.workflow_cancelled_again workflow_id=%s error=%s", workflow_id, error)
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _ask(self, workflow_id: str, method: str, *arguments: Any) -> Any:
