@@ -3,7 +3,7 @@
 One rule maps a minute of the wall clock to moments:
 
 - one that the clock shows once is that moment;
-- one that the clock leaves out is the moment at which it goes on, so several of them are one;
+- one that the clock leaves out is the moment at which it continues, so several of them are one;
 - one that the clock shows twice is the first of the two.
 
 With `*` for the hours a text follows the real hours instead: each minute that the clock shows counts, both times if it

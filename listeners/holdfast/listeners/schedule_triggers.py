@@ -110,7 +110,7 @@ class Timing:
     def next_after(self, unix_s: float) -> float | None:
         """The first time after a time, in seconds since the epoch; None when there is none.
 
-        Semantics: a cron time that the clocks leave out comes when they go on, one that they show twice comes the first
+        Semantics: a cron time that the clocks leave out fires when they jump, one that they show twice fires the first
         time; with `*` for the hours each real hour has its times.
         """
         if self.at_unix_s is not None:

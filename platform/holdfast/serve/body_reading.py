@@ -1,7 +1,7 @@
 """Reads the bodies of requests: each within a time and up to a size, and only so many at once.
 
 A body that is sent slowly, or never to its end, costs a place among those that are read. When all places are taken the
-one that was taken first is given to the next request: whoever sends his body at once never meets that.
+one that was taken first is given to the next request: a body that is sent at once never loses its place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from holdfast.serve.refusing import RefusedError
 
 _SPARED_S = 1.0
-"""So long a body keeps its place in any case."""
+"""For so long a body keeps its place, however many others come."""
 
 
 class BodyReader:

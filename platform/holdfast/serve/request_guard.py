@@ -26,7 +26,7 @@ class RequestGuard:
         allowed_hosts: Names and addresses under which the service is asked, beside loopback ones and the address that a
             request came to; `*.example.com` for all below one, `*` for any.
         allowed_origins: Origins of pages that may post, beside those of the service's own host; `*` for any.
-        token_required: Whether whoever posts bears a token. Then `Host` is checked only when hosts are given.
+        token_required: Whether every request must bear a token. Then `Host` is checked only when hosts are given.
 
     Raises:
         ValueError: A host or an origin is none; names it.

@@ -350,7 +350,7 @@ def cancel(workflow_id: str) -> None:
         VirtualActorNotCancellableError: It is a virtual actor.
 
     Semantics: when it returns the status is CANCELED and what ran for it has been killed. A workflow that has
-    succeeded stays so. Of a call docs/semantics.md says more, "A stuck actor has a way out".
+    succeeded stays so. What becomes of a call: docs/semantics.md, "A stuck actor can be freed".
     """
     check_workflow_id(workflow_id)
     outcome = _asking(workflow_id, "cancel", workflow_id, uuid.uuid4().hex)

@@ -15,7 +15,7 @@ from holdfast.listeners.interface import EventListener, Stream
 __all__ = ["begin_to_read", "id_template", "stream_of"]
 
 BEGUN_WITHIN_S = 10.0
-"""How long whoever asks for a source first waits until it is fixed where its reading begins, in seconds."""
+"""How long the first request for a source waits until the beginning of its reading is fixed, in seconds."""
 
 
 def begin_to_read(platform: Platform, streams: Iterable[tuple[str, str] | None]) -> None:
@@ -31,7 +31,7 @@ def begin_to_read(platform: Platform, streams: Iterable[tuple[str, str] | None])
             wanted[source] = wanted.get(source, False) or not parse_selector(text).raw
     if wanted:
         late = ray.get(platform.management.begin_sources.remote(wanted, BEGUN_WITHIN_S))
-        # Of the others nothing can be missed any more, whoever asks.
+        # Of the others nothing can be missed any more.
         platform.begun.update(wanted.keys() - set(late))
 
 

@@ -58,9 +58,9 @@ def remind(
         timezone: Name of the time zone in which `cron` is read.
         overlap: What becomes of a time while a call of an earlier one waits in the mailbox: it makes none ("skip"), one
             as well ("queue"; "allow" is the same, as an actor runs one call at a time), or one in place of that
-            ("replace"). A reminder that has one time makes its call in any case.
-        catch_up_s: How long ago a time may be to make a call of its own, 10 at least; when not given, times that came
-            while nothing ran make one call together.
+            ("replace"). A reminder with a single time makes its call whatever is given here.
+        catch_up_s: How long ago a time may be to make a call of its own, 10 at least; older ones are missed. When not
+            given, times that came while nothing ran make one call together.
         name: Of the reminder; default: the method's. One of the same name takes the place of the one before.
         **kwargs: Its arguments by name.
 

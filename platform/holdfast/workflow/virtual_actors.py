@@ -514,7 +514,7 @@ def reset_actor(actor_id: str, *, state: Any = None, expected_version: int | Non
 
     Args:
         actor_id: The actor.
-        state: The state to go on from, of the class as it was last given to `get_or_create`: what its `__getstate__`
+        state: The state to continue from, of the class as it was last given to `get_or_create`: what its `__getstate__`
             would give, else a dict of its attributes. None: the state that was committed last.
         expected_version: `describe(actor_id).state_version` as it was when you looked: at another one nothing is done.
             None for any.
@@ -524,9 +524,9 @@ def reset_actor(actor_id: str, *, state: Any = None, expected_version: int | Non
         VirtualActorVersionError: Its state has another version: calls have taken effect since.
         TypeError: The state is not one of its class, or cannot be stored; the version is not a whole number.
 
-    Semantics: docs/semantics.md, "A stuck actor has a way out". Durable when this returns. The caller of the call that
-    is ended gets WorkflowCancellationError; the calls behind it stay, and run on the state. What suspended or
-    quarantined the actor does so no more.
+    Semantics: docs/semantics.md, "A stuck actor can be freed". Durable when this returns. The caller of the call that
+    is ended gets WorkflowCancellationError; the calls behind it stay, and run on the new state. A suspended or
+    quarantined actor is resumed.
     """
     check_workflow_id(actor_id)
     if expected_version is not None:
