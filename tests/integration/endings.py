@@ -6,6 +6,8 @@ import asyncio
 import concurrent.futures
 import sys
 
+from holdfast.actors.user_code import cause_of
+
 
 class Panic(BaseException):
     """What an extension raises."""
@@ -36,6 +38,15 @@ class Disloyal(Exception):
         return Disloyal, self.args, {"some": "state"}
 
 
+class Reserved(Exception):
+    """Nobody is to look at it: what tells of errors must not ask it."""
+
+    def __getattribute__(self, name):
+        if name in ("__cause__", "__traceback__", "__suppress_context__", "__class__", "__reduce_ex__"):
+            sys.exit("no looking")
+        return super().__getattribute__(name)
+
+
 KINDS = (
     "exit",
     "interrupt",
@@ -48,6 +59,9 @@ KINDS = (
     "speechless",
     "disloyal",
 )
+CAUGHT_KINDS = (*KINDS, "reserved")
+"""Also what the test's own machinery cannot look at: it has to be caught far from there."""
+
 TEXT = "the config file is missing"
 
 
@@ -74,6 +88,8 @@ def end(kind):
             raise Speechless(TEXT)
         case "disloyal":
             raise Disloyal(TEXT)
+        case "reserved":
+            raise Reserved(TEXT)
     raise AssertionError(kind)
 
 
@@ -88,6 +104,7 @@ NAMES = {
     "not picklable": "NotPicklable",
     "speechless": "Speechless",
     "disloyal": "Disloyal",
+    "reserved": "Reserved",
 }
 
 
@@ -101,7 +118,7 @@ def told_by(error: BaseException) -> str:
             said.append(str(at))
         except BaseException as inner:
             said.append(f"no text: {inner!r}")
-        at = at.__cause__
+        at = cause_of(at)[0]
     return "\n".join(said)
 
 
@@ -130,6 +147,7 @@ THROWN_AT = {
     "actors/task_runner.py:_run_one": "tests/integration/test_user_code_ends.py::"
     "test_a_task_fails_and_says_what_ended_it",
     "actors/threads.py:_call": "tests/unit/test_user_code.py::test_a_call_in_a_thread",
+    "actors/user_code.py:cause_of": "tests/unit/test_user_code.py::test_an_error_that_does_not_tell_its_cause",
     "actors/user_code.py:said_by": "tests/unit/test_user_code.py::test_an_error_without_text",
     "actors/user_code.py:traceback_of": "tests/unit/test_user_code.py::test_an_error_without_text",
     "actors/values.py:_culprit": "tests/unit/test_user_code.py::test_a_value_that_has_no_name",

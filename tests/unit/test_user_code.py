@@ -21,11 +21,11 @@ from holdfast.actors.poll_loops import PollLoops
 from holdfast.actors.sealed import unseal
 from holdfast.actors.task_options import is_retryable
 from holdfast.actors.threads import in_thread
-from holdfast.actors.user_code import EndedError, as_exception, described, traceback_of, user_code, user_hooks
+from holdfast.actors.user_code import EndedError, as_exception, cause_of, described, traceback_of, user_code, user_hooks
 from holdfast.actors.values import dump
 from holdfast.actors.virtual.rooms import Attempt, Room
 from holdfast.engine.errors import ResultNotLoadableError, ResultNotStoredError, UserCodeExitError
-from tests.integration.endings import KINDS, NAMES, TEXT, end, tells
+from tests.integration.endings import CAUGHT_KINDS, KINDS, NAMES, TEXT, end, tells
 
 DEADLINE_S = 30.0
 # A Ctrl-C in the main thread of a caller is the caller's: see below.
@@ -81,7 +81,7 @@ def ended(kind: str) -> BaseException:
 # -- the guard ---------------------------------------------------------------------------------------------------------
 
 
-@kinds
+@pytest.mark.parametrize("kind", CAUGHT_KINDS)
 def test_whatever_ends_a_guarded_block_is_an_error_that_keeps_it(kind: str) -> None:
     error = ended(kind)
     assert isinstance(error, Exception)
@@ -89,6 +89,52 @@ def test_whatever_ends_a_guarded_block_is_an_error_that_keeps_it(kind: str) -> N
     assert tells(stored, kind)
     assert isinstance(as_exception(error), Exception)
     assert isinstance(load_raised_error(dump_error(error, traceback_of(error))), Exception)
+
+
+@kinds_in_the_caller
+def test_an_error_that_does_not_tell_its_cause(kind: str) -> None:
+    class Silent(Exception):
+        @property  # type: ignore[override]
+        def __cause__(self) -> None:
+            end(kind)
+
+        def __reduce__(self) -> Any:
+            end(kind)
+
+    error = Silent("text")
+    error.__suppress_context__ = True
+    assert cause_of(error) == (None, True)
+    assert "Silent: text" in str(load_error(dump_error(error, traceback_of(error))))
+
+
+def test_the_cause_is_what_the_error_says_it_is() -> None:
+    class Wrapped(Exception):
+        @property  # type: ignore[override]
+        def __cause__(self) -> BaseException:
+            return LookupError(TEXT)
+
+    assert TEXT in str(load_error(dump_error(Wrapped("text"), "")).__cause__)
+
+
+class _Unnamed(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__"):
+            end("exit")
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("base", [Exception, BaseException])
+def test_an_error_whose_class_keeps_its_name_to_itself_is_told_of(base: type[BaseException]) -> None:
+    kind = _Unnamed("Unnamed", (base,), {})
+    said, stored = "", None
+    try:
+        with user_code:
+            raise kind(TEXT)
+    except Exception as error:
+        # Past what tells of errors here, which would ask for the name.
+        said, stored = described(error), load_raised_error(dump_error(error, traceback_of(error)))
+    assert said == f"Unnamed: {TEXT}"
+    assert f"Unnamed: {TEXT}" in str(stored)
 
 
 def test_an_ordinary_error_passes_as_it_is() -> None:
@@ -327,8 +373,8 @@ def test_a_loop_of_a_class_outlives_what_ends_in_it(kind: str) -> None:
     async def goes_on() -> None:
         went_on.set()
 
-    room.start(starts_what_ends(), Attempt(Any, room))  # type: ignore[arg-type]
-    room.start(goes_on(), Attempt(Any, room))  # type: ignore[arg-type]
+    room.start(starts_what_ends(), Attempt(Any, room), lambda: None)  # type: ignore[arg-type]
+    room.start(goes_on(), Attempt(Any, room), lambda: None)  # type: ignore[arg-type]
     assert went_on.wait(DEADLINE_S)
 
 

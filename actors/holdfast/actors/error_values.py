@@ -12,7 +12,7 @@ import contextlib
 import pickle
 from typing import Any
 
-from holdfast.actors.user_code import as_exception, said_by, user_hooks, what_ended
+from holdfast.actors.user_code import as_exception, cause_of, said_by, type_name, user_hooks, what_ended
 from holdfast.actors.values import LoadContext, dump, load
 from holdfast.engine.errors import TaskError
 from holdfast.storage.payload import Payload
@@ -41,9 +41,9 @@ def dump_error(error: BaseException, traceback_text: str) -> Payload:
     chain: list[tuple[bytes, str, str, bool]] = []
     at: BaseException | None = what_ended(error)
     while at is not None and len(chain) < _DEEPEST_CAUSE:
-        chain.append((_pickle_alone(at), type(at).__qualname__, said_by(at), at.__suppress_context__))
-        at = at.__cause__
-        at = None if at is None else what_ended(at)
+        cause, suppresses_context = cause_of(at)
+        chain.append((_pickle_alone(at), type_name(at), said_by(at), suppresses_context))
+        at = None if cause is None else what_ended(cause)
     return Payload(pickle.dumps((chain, traceback_text), 5))
 
 
@@ -97,7 +97,7 @@ def _pickle_alone(error: BaseException) -> bytes:
         # Buffers and refs inside an exception are rare, and an exception is kept in one piece.
         if payload.buffers or objects:
             return b""
-        if not isinstance(load(payload), BaseException):
+        if not issubclass(type(load(payload)), BaseException):
             return b""
     except Exception:  # noqa: BLE001 - a constructor that does not take its `args` raises whatever it likes
         return b""
@@ -115,4 +115,4 @@ def _load_alone(
     except Exception as reason:  # noqa: BLE001 - the class may be gone, or its constructor changed, since it was stored
         described.__cause__ = what_ended(reason)
         return described
-    return error if isinstance(error, BaseException) else described
+    return error if issubclass(type(error), BaseException) else described

@@ -125,7 +125,8 @@ class ListenerHost:
             # Code that is wrong will be no better later. (What cannot be stored is a TypeError too.) What is no
             # Exception was not meant to be tried again.
             ended = what_ended(error)
-            hopeless = isinstance(ended, TypeError | NotImplementedError) or not isinstance(ended, Exception)
+            kind = type(ended)
+            hopeless = issubclass(kind, TypeError | NotImplementedError) or not issubclass(kind, Exception)
             return replace(raised(call, error, started), retryable=not hopeless)
 
     async def _acknowledge(self, call: TaskCall) -> Acknowledged:

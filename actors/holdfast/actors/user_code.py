@@ -20,7 +20,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from holdfast.engine.errors import UserCodeExitError
 
@@ -30,6 +30,17 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 _CHANGED_ON_THE_WAY = (StopIteration, concurrent.futures.CancelledError)
 """Exceptions that coroutines and futures do not carry, or turn into something else."""
+
+
+# What an error is, past the `__getattribute__`, properties and metaclass of its class: they are user code too.
+_NAME: Callable[[type], str] = type.__dict__["__name__"].__get__
+_QUALIFIED_NAME: Callable[[type], str] = type.__dict__["__qualname__"].__get__
+_CAUSE: Callable[[BaseException], BaseException | None] = vars(BaseException)["__cause__"].__get__
+_SUPPRESSES_CONTEXT: Callable[[BaseException], bool] = vars(BaseException)["__suppress_context__"].__get__
+_TRACEBACK: Callable[[BaseException], TracebackType | None] = vars(BaseException)["__traceback__"].__get__
+
+
+_MOST_CAUSES = 16
 
 
 class EndedError(Exception):
@@ -59,10 +70,10 @@ class _Guard:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is None or (isinstance(error, Exception) and not isinstance(error, _CHANGED_ON_THE_WAY)):
+        if error is None or (_is_carried(error) and _may_be_looked_at(error)):
             return
         if threading.current_thread() is threading.main_thread():
-            if self._spares_interrupts and isinstance(error, KeyboardInterrupt):
+            if self._spares_interrupts and issubclass(type(error), KeyboardInterrupt):
                 return
             if _was_raised_by_handler(error):
                 return
@@ -99,7 +110,7 @@ def runs_user_code(function: _F) -> _F:
 
 def what_ended(error: BaseException) -> BaseException:
     """Give the error that ended user code, out of the one by which a guard has replaced it."""
-    return error.error if isinstance(error, EndedError) else error
+    return error.error if type(error) is EndedError else error
 
 
 def as_exception(error: BaseException) -> Exception:
@@ -108,9 +119,23 @@ def as_exception(error: BaseException) -> Exception:
     It would end the caller as it ended the call.
     """
     ended = what_ended(error)
-    if isinstance(ended, Exception) and not isinstance(ended, _CHANGED_ON_THE_WAY):
-        return ended
-    return UserCodeExitError(type(ended).__qualname__, said_by(ended), ended)
+    return ended if _is_carried(ended) else UserCodeExitError(type_name(ended), said_by(ended), ended)
+
+
+def type_name(value: object) -> str:
+    """Give the qualified name of a value's type. Runs nothing of the user's, whose metaclass it may have."""
+    name: str = _QUALIFIED_NAME(type(value))
+    return name
+
+
+def cause_of(error: BaseException) -> tuple[BaseException | None, bool]:
+    """Give the cause of an error, and whether its context is hidden. Never fails: its class may answer by user code."""
+    try:
+        with user_hooks:
+            cause, suppresses_context = error.__cause__, bool(error.__suppress_context__)
+    except Exception:  # noqa: BLE001 - what answers may raise anything; past it is what Python itself knows
+        cause, suppresses_context = _CAUSE(error), _SUPPRESSES_CONTEXT(error)
+    return (cause if issubclass(type(cause), BaseException) else None), suppresses_context
 
 
 def said_by(error: BaseException) -> str:
@@ -119,12 +144,12 @@ def said_by(error: BaseException) -> str:
         with user_hooks:
             return str(what_ended(error))
     except Exception as inner:  # noqa: BLE001 - a user's __str__ may raise anything, and this must not fail
-        return f"<its __str__ raised {type(what_ended(inner)).__qualname__}>"
+        return f"<its __str__ raised {type_name(what_ended(inner))}>"
 
 
 def described(error: BaseException) -> str:
     """Give type and text of an error. Never fails."""
-    return f"{type(what_ended(error)).__name__}: {said_by(error)}"
+    return f"{_NAME(type(what_ended(error)))}: {said_by(error)}"
 
 
 def traceback_of(error: BaseException) -> str:
@@ -134,7 +159,23 @@ def traceback_of(error: BaseException) -> str:
         with user_hooks:
             return "".join(traceback.format_exception(ended))
     except Exception:  # noqa: BLE001 - as `said_by`: what it shows of causes, notes and names is user code
-        return "".join(traceback.format_tb(ended.__traceback__)) + described(ended)
+        told: list[str] = []
+        at: BaseException | None = ended
+        while at is not None and len(told) < _MOST_CAUSES:
+            told.append("".join(traceback.format_tb(_TRACEBACK(at))) + described(at))
+            at = cause_of(at)[0]
+        return "\n\n".join(reversed(told))
+
+
+def _is_carried(error: BaseException) -> TypeGuard[Exception]:
+    """Whether coroutines and futures carry an error."""
+    # By its type: `isinstance` asks for `__class__` too.
+    return issubclass(type(error), Exception) and not issubclass(type(error), _CHANGED_ON_THE_WAY)
+
+
+def _may_be_looked_at(error: BaseException) -> bool:
+    """Whether to look at an error runs nothing of the user's."""
+    return type.__getattribute__(type(error), "__getattribute__") is BaseException.__getattribute__
 
 
 def _was_raised_by_handler(error: BaseException) -> bool:
@@ -145,4 +186,4 @@ def _was_raised_by_handler(error: BaseException) -> bool:
         with contextlib.suppress(BaseException):
             handler: Any = signal.getsignal(number)
             handlers.add(getattr(getattr(handler, "func", handler), "__code__", None))
-    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(_TRACEBACK(error)))

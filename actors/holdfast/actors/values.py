@@ -27,7 +27,7 @@ from holdfast.actors.code import named_code, settle_class
 from holdfast.actors.code_pickler import HANDLES, LOCKS, ActorHandleMetError
 from holdfast.actors.culprit import find_culprit
 from holdfast.actors.load_context import LoadContext, Marker, load
-from holdfast.actors.user_code import runs_user_code, said_by, user_hooks, what_ended
+from holdfast.actors.user_code import runs_user_code, said_by, type_name, user_hooks, what_ended
 from holdfast.engine.errors import HoldfastError, ResultNotStoredError
 from holdfast.storage.payload import Payload
 
@@ -213,7 +213,7 @@ def _dump_one(value: Any, found: dict[str, Any], node_hook: NodeHook | None, whe
             raise
         path, culprit = _culprit(value, node_hook, Exception)
         raise ResultNotStoredError(
-            f"a value of type {type(culprit).__qualname__!r}{_place(path, where)} cannot be pickled: {said_by(error)}",
+            f"a value of type {type_name(culprit)!r}{_place(path, where)} cannot be pickled: {said_by(error)}",
             "Pass what it is made from and create it inside the task, give its class __reduce__, or hand it to "
             "a task with allow_inplace=True.",
         ) from what_ended(error)
