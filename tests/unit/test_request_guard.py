@@ -108,10 +108,20 @@ def test_pages_of_origins_that_are_given_may_post_and_are_answered() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "sent"),
+    [("https://shop.example:443", "https://shop.example"), ("http://shop.example:80/", "http://shop.example"),
+     ("http://shop.example:443", "http://shop.example:443"), ("https://[fd00::1]:443", "https://[fd00::1]")],
+)  # fmt: skip
+def test_an_origin_is_given_with_or_without_the_usual_port(given: str, sent: str) -> None:
+    assert status(guard(origins=[given]), ("host", "localhost"), ("origin", sent)) == 200
+
+
+@pytest.mark.parametrize(
     ("hosts", "origins"),
     [
         ("events.example", ()), (["http://events.example"], ()), (["events.example:80"], ()), ([7], ()), ([""], ()),
         (["a*.example"], ()), (None, ()), ((), "https://a.example"), ((), ["a.example"]), ((), ["https://a.example/x"]),
+        ((), ["https://*.a.example"]), ((), ["https://user@a.example"]), ((), ["null"]),
     ],
 )  # fmt: skip
 def test_what_is_no_host_or_origin_is_refused_by_name(hosts: Any, origins: Any) -> None:

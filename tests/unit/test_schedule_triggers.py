@@ -160,6 +160,14 @@ def test_a_text_that_is_stored_and_refused_today_comes_due_as_it_did(kept: str, 
     assert times(stored, utc(2028, 1, 1), 5) == times(wanted, utc(2028, 1, 1), 5)
 
 
+def test_a_time_of_a_zone_that_only_another_machine_knows_is_shown_in_utc() -> None:
+    stored = Timing.from_json({**Timing.of(cron="@daily", timezone=BERLIN).to_json(), "timezone": "Mars/Olympus"})
+    assert stored.in_zone(86_400.0) == utc(1970, 1, 2)
+    assert str(stored) == "cron '0 0 * * *' in Mars/Olympus"
+    with pytest.raises(LookupError, match="Mars/Olympus"):
+        stored.next_after(0.0)
+
+
 def test_the_last_day_of_a_month_has_a_name() -> None:
     timing = Timing.of(cron="0 0 last * *")
     assert [one[5:10] for one in times(timing, utc(2028, 1, 1), 3)] == ["01-31", "02-29", "03-31"]

@@ -132,8 +132,13 @@ class Timing:
         raise ValueError(f"{self} has no time after {moment.isoformat()} that can be computed")
 
     def in_zone(self, unix_s: float) -> datetime:
-        """A time as a `datetime` in the time zone."""
-        return datetime.fromtimestamp(unix_s, _zone(self.timezone))
+        """A time as a `datetime` in the time zone; in UTC where this machine does not know the zone."""
+        try:
+            zone = _zone(self.timezone)
+        except ZoneInfoNotFoundError:
+            # It was given on another machine. What is listed together must not fail for it.
+            zone = fixed_zone.utc
+        return datetime.fromtimestamp(unix_s, zone)
 
     def __str__(self) -> str:
         if self.cron:

@@ -18,6 +18,8 @@ from holdfast.serve.refusing import RefusedError
 
 ANY = "*"
 
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
+
 
 class RequestGuard:
     """Checks `Host` and `Origin` of requests.
@@ -116,9 +118,11 @@ def _checked_origin(given: str) -> str:
     if origin == ANY:
         return origin
     parts = urlsplit(origin)
-    if not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment:
+    named = parts.scheme and parts.netloc and not any(character in parts.netloc for character in "*@ ,")
+    if not named or parts.path or parts.query or parts.fragment:
         raise ValueError(f'allowed_origins holds {given!r}, which is not an origin as "https://shop.example.com"')
-    return origin
+    # As browsers say it: without the port that goes without saying.
+    return origin.removesuffix(_USUAL_PORTS.get(parts.scheme, ""))
 
 
 def _host_of(header: str) -> str:
