@@ -47,6 +47,13 @@ class Reserved(Exception):
         return super().__getattribute__(name)
 
 
+class Unencodable(Exception):
+    """Its text has what no text has that is sent or stored: the name of a file may."""
+
+    def __str__(self):
+        return f"{TEXT}: \udcff.txt"
+
+
 KINDS = (
     "exit",
     "interrupt",
@@ -58,6 +65,7 @@ KINDS = (
     "not picklable",
     "speechless",
     "disloyal",
+    "unencodable",
 )
 CAUGHT_KINDS = (*KINDS, "reserved")
 """Also what the test's own machinery cannot look at: it has to be caught far from there."""
@@ -88,6 +96,8 @@ def end(kind):
             raise Speechless(TEXT)
         case "disloyal":
             raise Disloyal(TEXT)
+        case "unencodable":
+            raise Unencodable(TEXT)
         case "reserved":
             raise Reserved(TEXT)
     raise AssertionError(kind)
@@ -104,6 +114,7 @@ NAMES = {
     "not picklable": "NotPicklable",
     "speechless": "Speechless",
     "disloyal": "Disloyal",
+    "unencodable": "Unencodable",
     "reserved": "Reserved",
 }
 

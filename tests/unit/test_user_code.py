@@ -21,7 +21,16 @@ from holdfast.actors.poll_loops import PollLoops
 from holdfast.actors.sealed import unseal
 from holdfast.actors.task_options import is_retryable
 from holdfast.actors.threads import in_thread
-from holdfast.actors.user_code import EndedError, as_exception, cause_of, described, traceback_of, user_code, user_hooks
+from holdfast.actors.user_code import (
+    EndedError,
+    as_exception,
+    cause_of,
+    described,
+    said_by,
+    traceback_of,
+    user_code,
+    user_hooks,
+)
 from holdfast.actors.values import dump
 from holdfast.actors.virtual.rooms import Attempt, Room
 from holdfast.engine.errors import ResultNotLoadableError, ResultNotStoredError, UserCodeExitError
@@ -105,6 +114,20 @@ def test_an_error_that_does_not_tell_its_cause(kind: str) -> None:
     error.__suppress_context__ = True
     assert cause_of(error) == (None, True)
     assert "Silent: text" in str(load_error(dump_error(error, traceback_of(error))))
+
+
+def test_what_is_told_of_an_error_can_be_sent() -> None:
+    class Text(str):
+        __slots__ = ()
+
+    class Odd(Exception):
+        def __str__(self) -> str:
+            return Text("\udcff.txt")
+
+    error = Odd()
+    assert type(said_by(error)) is str
+    assert described(error).encode() == b"Odd: \\udcff.txt"
+    assert b"\\udcff.txt" in traceback_of(error).encode()
 
 
 def test_the_cause_is_what_the_error_says_it_is() -> None:

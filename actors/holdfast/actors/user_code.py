@@ -124,8 +124,7 @@ def as_exception(error: BaseException) -> Exception:
 
 def type_name(value: object) -> str:
     """Give the qualified name of a value's type. Runs nothing of the user's, whose metaclass it may have."""
-    name: str = _QUALIFIED_NAME(type(value))
-    return name
+    return _encodable(_QUALIFIED_NAME(type(value)))
 
 
 def cause_of(error: BaseException) -> tuple[BaseException | None, bool]:
@@ -142,14 +141,14 @@ def said_by(error: BaseException) -> str:
     """Give the text of an error. Never fails: its `__str__` is user code too."""
     try:
         with user_hooks:
-            return str(what_ended(error))
+            return _encodable(str(what_ended(error)))
     except Exception as inner:  # noqa: BLE001 - a user's __str__ may raise anything, and this must not fail
         return f"<its __str__ raised {type_name(what_ended(inner))}>"
 
 
 def described(error: BaseException) -> str:
     """Give type and text of an error. Never fails."""
-    return f"{_NAME(type(what_ended(error)))}: {said_by(error)}"
+    return f"{_encodable(_NAME(type(what_ended(error))))}: {said_by(error)}"
 
 
 def traceback_of(error: BaseException) -> str:
@@ -157,14 +156,21 @@ def traceback_of(error: BaseException) -> str:
     ended = what_ended(error)
     try:
         with user_hooks:
-            return "".join(traceback.format_exception(ended))
+            return _encodable("".join(traceback.format_exception(ended)))
     except Exception:  # noqa: BLE001 - as `said_by`: what it shows of causes, notes and names is user code
         told: list[str] = []
         at: BaseException | None = ended
         while at is not None and len(told) < _MOST_CAUSES:
-            told.append("".join(traceback.format_tb(_TRACEBACK(at))) + described(at))
+            told.append(_encodable("".join(traceback.format_tb(_TRACEBACK(at)))) + described(at))
             at = cause_of(at)[0]
         return "\n\n".join(reversed(told))
+
+
+def _encodable(text: str) -> str:
+    """Give a text that can be sent and stored: a lone surrogate, as file names may have, is written as an escape."""
+    # Not a subclass of the user's, which `__str__` may give.
+    exact = str.__str__(text)
+    return exact if exact.isascii() else exact.encode(errors="backslashreplace").decode()
 
 
 def _is_carried(error: BaseException) -> TypeGuard[Exception]:
