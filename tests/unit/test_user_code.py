@@ -362,6 +362,53 @@ def test_a_poll_that_ends(kind: str, beside: bool) -> None:
     assert run(later()) == "waited"
 
 
+async def cancels_all_it_finds() -> str:
+    for task in asyncio.all_tasks():
+        task.cancel()
+    await asyncio.sleep(0)
+    return "found nobody"
+
+
+def test_a_poll_that_cancels_all_tasks_of_its_loop_cancels_no_other_poll() -> None:
+    loops, waiting, over = PollLoops(lambda number, key: None), threading.Event(), threading.Event()
+
+    async def waits() -> str:
+        waiting.set()
+        while not over.is_set():
+            await asyncio.sleep(0.01)
+        return "waited"
+
+    async def both() -> tuple[str, str]:
+        innocent = asyncio.ensure_future(loops.run((1, 2, 0), waits))
+        await asyncio.to_thread(waiting.wait, DEADLINE_S)
+        found = await loops.run((1, 1, 0), cancels_all_it_finds)
+        over.set()
+        return found, await innocent
+
+    assert run(both()) == ("found nobody", "waited")
+
+
+def test_a_method_that_cancels_all_tasks_of_its_loop_cancels_no_other_call() -> None:
+    room, waiting, over, ended = Room(), threading.Event(), threading.Event(), threading.Event()
+    said: list[str] = []
+
+    async def waits() -> None:
+        waiting.set()
+        while not over.is_set():
+            await asyncio.sleep(0.01)
+        said.append("waited")
+
+    async def cancels() -> None:
+        said.append(await cancels_all_it_finds())
+        over.set()
+
+    room.start(waits(), Attempt(Any, room), ended.set)  # type: ignore[arg-type]
+    assert waiting.wait(DEADLINE_S)
+    room.start(cancels(), Attempt(Any, room), lambda: None)  # type: ignore[arg-type]
+    assert ended.wait(DEADLINE_S)
+    assert said == ["found nobody", "waited"]
+
+
 def test_a_loop_of_listeners_whose_thread_is_dead_is_left_for_a_fresh_one(monkeypatch: pytest.MonkeyPatch) -> None:
     loops, begun = PollLoops(lambda number, key: None), threading.Event()
     dead = loops._lane

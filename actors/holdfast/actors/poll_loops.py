@@ -23,7 +23,7 @@ from typing import Any
 
 from holdfast.actors.black_box import Key
 from holdfast.actors.operating_system import private_bytes
-from holdfast.actors.user_code import serve, user_code
+from holdfast.actors.user_code import hide, serve, user_code
 
 log = logging.getLogger("holdfast")
 
@@ -136,6 +136,7 @@ class PollLoops:
     def _begin(self, lane: _Lane, entry: _Entry) -> None:
         if entry.lane is lane:
             entry.task = lane.loop.create_task(self._follow(lane, entry))
+            hide(entry.task)
 
     def _end(self, lane: _Lane, entry: _Entry) -> None:
         if entry.task is not None:

@@ -103,6 +103,11 @@ def serve(loop: asyncio.AbstractEventLoop, whose: str) -> None:
         log.error("user_code.ended_event_loop loop=%r error=%s: the loop is run again", whose, described(error))
 
 
+def hide(task: asyncio.Task[Any]) -> None:
+    """Keep a task from code of others on its loop, which may cancel all tasks that it finds there, for its own end."""
+    asyncio._unregister_task(task)
+
+
 def runs_user_code(function: _F) -> _F:
     """Mark a function that runs user code without a guard: its callers have one, or bear the mark too."""
     return function

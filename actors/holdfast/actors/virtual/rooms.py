@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.actors.user_code import serve
+from holdfast.actors.user_code import hide, serve
 from holdfast.actors.virtual.work import Ended
 
 THREADS = 64
@@ -81,6 +81,7 @@ class Room:
                 ended()
             else:
                 attempt._task = loop.create_task(coroutine)
+                hide(attempt._task)
                 attempt._task.add_done_callback(ended)
 
         with self._lock:
