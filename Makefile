@@ -29,7 +29,7 @@ export PYTHONUNBUFFERED = 1
 .PHONY: guard scale help demo kafka test crash lint format types bench simulate cron clean compat compat-short
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml
 	@sh .ci/install "$(PYTHON)" "$(VENV)"
@@ -52,7 +52,7 @@ crash: $(STAMP) ## Run the long crash tests
 	@$(BIN)/python -m pytest -m "slow and not alone" --durations=15 $(AT_A_TIME) || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m "slow and alone" --durations=15 || [ $$? -eq 5 ]
 
-compat: ## Run the integration tests on another Ray and Python (RAY=2.48.0 PYTHON=3.10 BOUNDS=newest or lowest)
+compat: ## Run integration and recovery tests on another Ray and Python (RAY=2.48.0 PYTHON=3.10 BOUNDS=newest|lowest)
 	@sh .ci/compat "$(RAY)" "$(PYTHON)" "$(BOUNDS)" -m "not slow" $(AT_A_TIME) tests/integration tests/recovery
 
 compat-short: ## Run some of them on the oldest Ray, with the oldest of all dependencies
