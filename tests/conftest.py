@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -36,6 +36,23 @@ _SHARING: set[ModuleType] = set()
 
 # Folders of files that take long.
 _LONG = ("recovery", "kafka", "examples", "integration", "kept", "simulation")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make what a test printed and logged fit for a report: one with half of a surrogate pair would end all tests.
+
+    pytest-xdist sends reports as UTF-8. Ray logs the errors of users' values as they are, lone surrogates included.
+    """
+    report = yield
+    report.sections = [(title, _encodable(text)) for title, text in report.sections]
+    if report.failed and (shown := str(report.longrepr)) != _encodable(shown):
+        report.longrepr = _encodable(shown)
+    return report
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
