@@ -60,6 +60,7 @@ ANSWERS = {
     "blobs.BlobStore.clear_unfinished": "test_what_a_dead_host_was_writing_goes",
     "blobs.BlobStore.collect_garbage": "test_garbage_of_dead_writers_goes_and_live_writers_are_left_alone",
     "code.CodeStore.collect_garbage": "test_the_temporary_file_of_a_dead_writer_is_cleared",
+    "code_garbage.collect_code": "test_what_a_row_names_stays_and_what_none_names_goes",
     "event_store.expire": "test_an_event_that_a_workflow_waits_for_does_not_expire",
     "files.clear_temporary": "test_the_temporary_file_of_a_dead_writer_is_cleared",
     "garbage.collect_garbage": "test_blobs_of_a_schedule_are_no_garbage_until_it_is_redefined_or_deleted",
